@@ -1,0 +1,58 @@
+"""Floor 1: block definitions, one family a file: Python functions that return a `Block` for a width, each citing its paper.
+
+Every definition takes (in_channels, out_channels, *, stride, residual, activation, shuffle) and the family's own options, and is
+memoised: equal arguments give the identical object, with its cost and conditions already known.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from igcsearch.errors import UsageError, near
+from igcsearch.spec import Block
+
+from .assemble import network, stage, stem
+from .dense import dense
+from .igcv1 import igcv1
+from .igcv2 import igcv2, igcv2_uniform
+from .igcv3 import igcv3
+from .xception import xception
+
+FAMILIES: dict[str, Callable[..., Block]] = {
+    "igcv1": igcv1,
+    "igcv2": igcv2,
+    "igcv3": igcv3,
+    "xception": xception,
+    "dense": dense,
+}
+
+
+def get_family(name: str) -> Callable[..., Block]:
+    """The block definition of that name.
+
+    Raises:
+        UsageError: there is none, with near matches.
+    """
+    if name not in FAMILIES:
+        raise UsageError(f"unknown block family {name!r}{near(name, FAMILIES)}; families: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def make_block(family: str, in_channels: int, out_channels: int, **options: Any) -> Block:
+    """A block of the family of that name; options as its definition takes them."""
+    return get_family(family)(in_channels, out_channels, **options)
+
+
+__all__ = [
+    "FAMILIES",
+    "dense",
+    "get_family",
+    "igcv1",
+    "igcv2",
+    "igcv2_uniform",
+    "igcv3",
+    "make_block",
+    "network",
+    "stage",
+    "stem",
+    "xception",
+]

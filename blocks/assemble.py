@@ -1,0 +1,63 @@
+"""From blocks to a network: stem, stages and head as most small-image networks have them. Used by spaces and references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from igcsearch.spec import Architecture, Block, Factor, Head, Problem, Stage
+
+
+@lru_cache(maxsize=4096)
+def stem(in_channels: int, width: int, *, stride: int = 1, activation: str = "relu") -> Block:
+    """3x3 convolution, batch norm, activation: the images' channels to the first width."""
+    return Block(
+        (Factor(in_channels, width, kernel_size=3, stride=stride, norm=True),), activation=activation, family="stem"
+    )
+
+
+def stage(
+    definition: Callable[..., Block],
+    in_channels: int,
+    width: int,
+    repeats: int,
+    *,
+    stride: int = 1,
+    transition: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Stage:
+    """`repeats` blocks of one definition; the first changes the width and shrinks the map by `stride`.
+
+    Args:
+        definition: a function of FAMILIES.
+        transition: options of the first block where they differ (branch widths of a width change), else `options`.
+    """
+    first = definition(
+        in_channels, width, stride=stride, **(options if transition is None else {**options, **transition})
+    )
+    others = (definition(width, width, **options),) * (repeats - 1) if repeats > 1 else ()
+    return Stage((first, *others))
+
+
+def network(
+    problem: Problem,
+    stem_width: int,
+    stages: Sequence[Stage],
+    *,
+    stem_stride: int = 1,
+    head_width: int | None = None,
+    activation: str = "relu",
+    dropout: float = 0.0,
+) -> Architecture:
+    """Stem, stages, an optional 1x1 convolution to `head_width`, global average pooling and a linear layer."""
+    last = stages[-1].blocks[-1].out_channels if stages else stem_width
+    steps = () if head_width is None else (Factor(last, head_width, norm=True, activation=activation),)
+    return Architecture(
+        in_channels=problem.in_channels,
+        image_size=problem.image_size,
+        num_classes=problem.num_classes,
+        stem=stem(problem.in_channels, stem_width, stride=stem_stride, activation=activation),
+        stages=tuple(stages),
+        head=Head(steps, dropout),
+    )

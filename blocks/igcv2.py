@@ -1,0 +1,84 @@
+"""IGCV2: interleaved structured sparse convolutions (Xie et al., CVPR 2018, arXiv 1804.06202; `igcv2.md` 1)."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+from igcsearch.errors import UsageError
+from igcsearch.spec import Block, Shuffle
+
+from .products import as_shuffle, finish, linear_product
+
+
+@lru_cache(maxsize=65536)
+def igcv2(
+    in_channels: int,
+    out_channels: int,
+    *,
+    branch_widths: tuple[int, ...],
+    spatial_branch_width: int = 1,
+    stride: int = 1,
+    residual: bool = False,
+    activation: str | None = "relu",
+    shuffle: str | Shuffle = "interleave",
+    shuffle_seed: int = 0,
+) -> Block:
+    """y = P_L W_L ... P_1 W_1 x: a 3x3 factor of branch width K_1 and 1x1 factors of `branch_widths` K_2 ... K_L.
+
+    Strict exactly if K_1 * ... * K_L = C_in, transitions included: the 3x3 makes the width change (two filters a channel
+    for a doubling) and the interleave behind it lays the copies one after the other (`igcv2.md` 1.4). The product of all
+    interleaves is the identity, so that a shortcut meets its own channels. Batch norm and activation follow the last factor.
+
+    Args:
+        in_channels, out_channels: C_in and C_out; in_channels / K_1 divides out_channels.
+        branch_widths: K of the 1x1 factors, each a divisor of out_channels; `conditions.factorizations` lists those of a width.
+        spatial_branch_width: K_1; 1 is the channel-wise 3x3.
+        stride: of the 3x3.
+        residual: add a shortcut (channel-wise 1x1 projection at a transition).
+        shuffle, shuffle_seed: behind the 3x3; with K_1 = 1 every permutation there keeps the level.
+
+    Raises:
+        UsageError: branch widths that do not divide the channels.
+    """
+    if not branch_widths:
+        raise UsageError("igcv2 needs at least one 1x1 factor; give branch widths such as (8, 8)")
+    steps = linear_product(
+        in_channels,
+        out_channels,
+        stride=stride,
+        spatial_branch_width=spatial_branch_width,
+        branch_widths=branch_widths,
+        shuffle=as_shuffle(shuffle, shuffle_seed),
+    )
+    return finish(steps, residual=residual, activation=activation, family="igcv2")
+
+
+def igcv2_uniform(in_channels: int, out_channels: int, *, branch_width: int, **options: Any) -> Block:
+    """IGCV2* with one branch width K: as few interleaved 1x1 factors as leave no pair of channels without a path.
+
+    On one width that is ceil(log_K C), dense at any multiple of K: nearly complementary (one or two paths a pair) where
+    K^n < 2 * C, else loose (`igcv2.md` 1.4, 2.1).
+
+    Args:
+        branch_width: K, at least 2, a divisor of out_channels.
+        options: as `igcv2` takes them, less the branch widths.
+
+    Raises:
+        UsageError: a width that K does not divide.
+    """
+    if branch_width < 2 or out_channels % branch_width:
+        below = out_channels // max(branch_width, 1) * branch_width
+        raise UsageError(
+            f"uniform branch width {branch_width} must be at least 2 and divide {out_channels} channels; "
+            f"nearest widths: {below or below + branch_width}, {below + branch_width}"
+        )
+    spatial = in_channels // math.gcd(in_channels, out_channels)
+    count = 1
+    while True:
+        widths = (branch_width,) * count
+        block = igcv2(in_channels, out_channels, branch_widths=widths, spatial_branch_width=spatial, **options)
+        if block.report["complementary"] != "none":
+            return block
+        count += 1

@@ -1,0 +1,176 @@
+"""Commands about single networks: list, profile, check. Each takes a name, an entry's folder or an architecture.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from ..errors import UsageError
+from .options import AsJson, Model, at_least
+from .output import print_json, print_table, say
+from .sizes import percent, short
+
+if TYPE_CHECKING:
+    from ..entries import Entry
+    from ..spec import Architecture
+
+
+class Found(NamedTuple):
+    """A network that a command was given: its entry, where it is one, and its architecture."""
+
+    name: str
+    architecture: Architecture
+    entry: Entry | None
+
+
+def find(network: str) -> Found:
+    """The network of a name, an entry's folder, or a JSON file of an architecture.
+
+    Raises:
+        UsageError: there is none (near matches), or it cannot be read.
+    """
+    path = Path(network).expanduser()
+    if path.suffix == ".json" and not path.is_dir():
+        from ..spec import Architecture
+
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UsageError(f"architecture file {network!r} cannot be read: {reason}") from None
+        try:
+            return Found(path.stem if path.stem != "architecture" else path.resolve().parent.name, Architecture.from_json(text), None)
+        except UsageError as error:
+            raise UsageError(f"{network}: {error}") from None
+    from ..entries import read_entry
+
+    entry = read_entry(network)
+    return Found(entry.name, entry.architecture, entry)
+
+
+def list_(
+    pattern: Annotated[str, typer.Argument(metavar="[GLOB]", help="A shell pattern, such as 'digits*'.", show_default=False)] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the published networks: those of the package, then those of your own zoo (IGCSEARCH_ZOO).
+
+    Accuracy is that of the test split, the mean over the seeds. Example: igcsearch list 'digits*'
+    """
+    from ..entries import list_entries, user_zoo
+
+    entries = list_entries(pattern)
+    if as_json:
+        print_json([_listed(entry) for entry in entries])
+        return
+    if not entries:
+        say(f"no network matches {pattern!r}; 'igcsearch publish' puts one into {user_zoo()}")
+        return
+    rows = []
+    for entry in entries:
+        data = _listed(entry)
+        accuracy = percent(data["accuracy"])
+        if data["accuracy"] is not None and data["seeds"] > 1:
+            accuracy += f" ± {100 * (data['accuracy_std'] or 0):.2f}"
+        row = [entry.name, data["family"] or "-", data["data"] or "-", accuracy, str(data["seeds"])]
+        rows.append([*row, f"{data['params']:,}", short(data["macs"]), data["zoo"]])
+    print_table(["name", "family", "data", ">test accuracy", ">seeds", ">params", ">MACs", "zoo"], rows)
+
+
+def _listed(entry: Entry) -> dict[str, Any]:
+    metrics = entry.metrics
+    return {
+        "name": entry.name,
+        "family": metrics.get("family"),
+        "data": metrics.get("data"),
+        "params": entry.architecture.params,
+        "macs": entry.architecture.macs,
+        "accuracy": metrics.get("accuracy"),
+        "accuracy_std": metrics.get("accuracy_std"),
+        "seeds": len(metrics.get("seeds") or []),
+        "input_size": metrics.get("input_size"),
+        "num_classes": entry.architecture.num_classes,
+        "zoo": entry.zoo,
+        "path": str(entry.path),
+    }
+
+
+def profile(
+    network: Model,
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where latency is measured.")] = "cpu",
+    threads: Annotated[int, typer.Option("--threads", metavar="N", help="CPU threads for the latency.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", help="Images at once for the latency.")] = 1,
+    dtype: Annotated[str, typer.Option("--dtype", metavar="float32|bfloat16|float16", help="Number format for the latency.")] = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Count and time a network: parameters, multiply-adds (closed form, and as fvcore counts them), latency.
+
+    One multiply-add is one MAC; 'macs' and 'macs_fvcore' hold convolutions and linear layers only, 'fvcore_total' all that
+    fvcore counts. Latency is in milliseconds for one batch. Example: igcsearch profile NAME --batch 32
+    """
+    at_least("--threads", threads, 1)
+    at_least("--batch", batch, 1)
+    found = find(network)
+    from ..nn import build, measure
+    from ..training import resolve_device
+
+    where = resolve_device(device)
+    model = build(found.architecture, seed=0).eval()
+    counted, total = measure.fvcore_macs(model)
+    timed = measure.latency(model, device=str(where), batch=batch, threads=threads, dtype=dtype)
+    blocks, side = [], found.architecture.image_size
+    for name, block in found.architecture.blocks():
+        cost, side = block.cost_at(side)
+        size = {"out_channels": block.out_channels, "out_size": side}
+        blocks.append({"block": name, "family": block.family, **size, "params": cost.params, "macs": cost.macs})
+    cost = found.architecture.cost
+    if as_json:
+        counts = {"params": cost.params, "macs": cost.macs, "macs_fvcore": counted, "fvcore_total": total}
+        print_json({"name": found.name, **counts, "latency_ms": timed["median_ms"], "latency": timed, "blocks": blocks})
+        return
+    rows = [
+        [b["block"], b["family"] or "-", f"{b['out_channels']} x {b['out_size']} x {b['out_size']}", f"{b['params']:,}", f"{b['macs']:,}"]
+        for b in blocks
+    ]
+    rest = (cost.params - sum(b["params"] for b in blocks), cost.macs - sum(b["macs"] for b in blocks))
+    rows.append(["head", "linear", str(found.architecture.num_classes), f"{rest[0]:,}", f"{rest[1]:,}"])
+    print_table(["block", "family", "output", ">params", ">MACs"], rows, title=found.name)
+    print(f"parameters        {cost.params:,}")
+    print(f"MACs              {cost.macs:,} (closed form), {counted:,} (fvcore, conv + linear), {total:,} (fvcore, all)")
+    setting = f"{timed.get('device', where)}, {timed.get('threads', threads)} thread(s), batch {batch}, {dtype}"
+    print(f"latency           median {timed['median_ms']:.3f} ms, p90 {timed['p90_ms']:.3f} ms ({setting})")
+
+
+def check(network: Model, as_json: AsJson = False) -> None:
+    """Say of every block whether its factors are complementary: how many paths lead from each input to each output channel.
+
+    strict: one path, and cut anywhere both parts are group convolutions with dense branches; nearly: one or two paths; loose:
+    at least one; none: some pairs have no path. Balance is parameters over their lower bound: 1.00 is balanced.
+    Example: igcsearch check architecture.json
+    """
+    found = find(network)
+    blocks = [_checked(name, block) for name, block in found.architecture.blocks()]
+    if as_json:
+        cost = found.architecture.cost
+        head = {"name": found.name, "hash": found.architecture.hash, "key": found.architecture.key}
+        print_json({**head, "params": cost.params, "macs": cost.macs, "blocks": blocks})
+        return
+    rows = []
+    for block in blocks:
+        counts = block["paths"]
+        numbers = f"{counts['min']} / {counts['mean']:.3g} / {counts['max']}"
+        balance = "-" if block["balance"] is None else f"{block['balance']:.2f}"
+        widths = " x ".join(str(width) for width in block.get("branch_widths", []))
+        one = "yes" if block["one_path"] else "no"
+        rows.append([block["block"], block["family"] or "-", block["complementary"], one, numbers, widths, balance])
+    columns = ["block", "family", "level", "one path", ">paths min / mean / max", "branch widths K", ">balance"]
+    print_table(columns, rows, title=f"{found.name} ({found.architecture.hash})")
+
+
+def _checked(name: str, block: Any) -> dict[str, Any]:
+    from ..spec.conditions import block_report
+
+    report = {"block": name, **block_report(block)}
+    report.setdefault("family", block.family)
+    return report

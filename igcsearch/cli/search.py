@@ -1,0 +1,230 @@
+"""The command `search`: from the options to a SearchConfig, the search with its progress, then the table and the report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from . import options
+from .output import print_table, say
+from .sizes import parse_duration, parse_size, percent
+
+if TYPE_CHECKING:
+    from ..search import SearchConfig, Study
+    from ..spec import Budget
+
+#: The data of a space where the user names none; other spaces have no obvious one.
+DEFAULT_DATA = {"digits": "digits", "cifar": "cifar10"}
+STUDIES = Path("results/studies")
+
+_BUDGET = "Budget (hard limits)"
+_HOW = "How it searches"
+
+
+def search(
+    space: Annotated[
+        str, typer.Argument(metavar="SPACE", help="digits, cifar (32x32), mobile (224x224), or your own: file.py:function.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATA", help=options.DATA_HELP + " Default: digits for digits, cifar10 for cifar.", rich_help_panel=options.DATA),
+    ] = None,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    train_images: options.TrainImages = None,
+    image_size: options.ImageSize = None,
+    max_params: Annotated[
+        str | None, typer.Option("--max-params", metavar="N", help="Parameters at most (20k, 1.5M).", rich_help_panel=_BUDGET)
+    ] = None,
+    max_macs: Annotated[
+        str | None, typer.Option("--max-macs", metavar="N", help="Multiply-adds of one image at most (2M).", rich_help_panel=_BUDGET)
+    ] = None,
+    max_latency: Annotated[
+        float | None, typer.Option("--max-latency", metavar="MS", help="Milliseconds for one image at most, measured here.", rich_help_panel=_BUDGET)
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", metavar="N", help="Candidates to train, in the whole study.", rich_help_panel=_HOW)] = 30,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 15m, 1h30m; what trains then is kept for --resume.", rich_help_panel=_HOW)
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Folder of the study. Default: a fresh one in results/studies.", rich_help_panel=_HOW)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.", rich_help_panel=_HOW)] = False,
+    sampler: Annotated[
+        str, typer.Option("--sampler", metavar="tpe|nsga2|random|evolution", help="What proposes candidates.", rich_help_panel=_HOW)
+    ] = "tpe",
+    objective: Annotated[
+        str,
+        typer.Option("--objective", metavar="accuracy[,COST]", help="accuracy, or against params, macs or latency: accuracy,macs.", rich_help_panel=_HOW),
+    ] = "accuracy",
+    stopping: Annotated[
+        str, typer.Option("--stopping", metavar="auto|none|halving|hyperband", help="Early stopping; for the objective accuracy alone.", rich_help_panel=_HOW)
+    ] = "auto",
+    workers: Annotated[int, typer.Option("--workers", metavar="N", help="Training processes at once.", rich_help_panel=_HOW)] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="With one worker, one seed gives one study.", rich_help_panel=_HOW)] = 0,
+    engine: Annotated[str, typer.Option("--engine", metavar="local", help="What runs the candidates.", rich_help_panel=_HOW)] = "local",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.LearningRate = None,
+    weight_decay: options.WeightDecay = None,
+    label_smoothing: options.LabelSmoothing = None,
+    precision: options.Precision = None,
+) -> None:
+    """Search a space for the best network within a budget, training candidates on the images.
+
+    Writes DIR/study.db (the study, resumable) and DIR/report.html (a page about it). Ctrl-C ends it cleanly at any time.
+
+    Examples:
+
+    igcsearch search digits --trials 12 --max-params 20k --workers 2
+
+    igcsearch search cifar --data fashion-mnist --data-root DIR --train-images 10k --epochs 2 --max-params 100k --max-macs 2M
+    """
+    out_folder = Path(out).expanduser() if out else fresh_folder(space)
+    if resume and out is None:
+        raise UsageError("--resume needs --out DIR: the folder of the study to go on with")
+    from ..search import SearchConfig
+
+    overrides = {
+        "batch_size": batch_size,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "precision": precision,
+    }
+    spec = options.data_spec(data or default_data(space), data_root, download, train_images, image_size)
+    config = SearchConfig(
+        space=space,
+        data=spec,
+        budget=read_budget(max_params, max_macs, max_latency),
+        recipe=None,
+        trials=trials,
+        timeout_s=None if timeout is None else parse_duration(timeout, "--timeout"),
+        sampler=sampler,
+        objectives=tuple(part.strip() for part in objective.split(",")),
+        stopping=stopping,
+        workers=workers,
+        seed=seed,
+        device=device,
+        threads_per_worker=threads,
+        engine=engine,
+        epochs=epochs,
+    )
+    if any(value is not None for value in overrides.values()):
+        from dataclasses import replace
+
+        from ..training import load_data
+
+        config = replace(config, recipe=options.recipe_for(load_data(spec), epochs, seed, **overrides))
+    interrupted = run(config, out_folder, resume)
+    if interrupted:
+        raise typer.Exit(130)
+
+
+def default_data(space: str) -> str:
+    """The data of a space by default.
+
+    Raises:
+        UsageError: the space has none.
+    """
+    from ..search_spaces import get_space
+
+    get_space(space)  # an unknown space is the first thing to say
+    if space not in DEFAULT_DATA:
+        raise UsageError(f"space {space!r} has no data of its own; give --data NAME, FOLDER or FILE.npz")
+    return DEFAULT_DATA[space]
+
+
+def fresh_folder(space: str) -> Path:
+    """A folder in results/studies that does not exist yet, named by space and time."""
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(space.partition(":")[0]).stem)
+    base = STUDIES / f"{name or 'study'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def read_budget(max_params: str | None, max_macs: str | None, max_latency: float | None) -> Budget:
+    """The budget of the options; each limit may be left out."""
+    from ..spec import Budget
+
+    params = None if max_params is None else parse_size(max_params, "--max-params")
+    macs = None if max_macs is None else parse_size(max_macs, "--max-macs")
+    if max_latency is not None and not 0 < max_latency < float("inf"):
+        raise UsageError(f"--max-latency {max_latency} must be above 0 milliseconds, such as 2.5")
+    return Budget(params, macs, max_latency)
+
+
+def run(config: SearchConfig, out: Path, resume: bool) -> bool:
+    """Search, then print the table of what there is and write the report; True where the user interrupted it."""
+    from ..search import open_study, run_search
+    from .progress import view
+
+    shown = view()
+    interrupted = False
+    say(f"study folder: {out}")
+    with shown:
+        try:
+            study = run_search(config, out, resume=resume, on_event=shown)
+        except KeyboardInterrupt:
+            if not (out / "study.db").exists():
+                raise
+            interrupted, study = True, open_study(out)
+    ended = shown.tally.ended
+    interrupted = interrupted or (ended is not None and ended.reason == "interrupted")
+    print_best(study)
+    _write_report(study, out, interrupted)
+    return interrupted
+
+
+def print_best(study: Study, most: int = 10) -> None:
+    """The most accurate complete candidates, those of the front marked; a line where there is none."""
+    complete = sorted((c for c in study.candidates() if c.state == "complete"), key=_rank)
+    if not complete:
+        print("no candidate is complete yet")
+        return
+    front = {candidate.id for candidate in study.front()}
+    rows = [
+        [
+            str(c.id),
+            c.family,
+            percent(c.accuracy),
+            f"{c.params:,}",
+            f"{c.macs:,}",
+            "-" if c.latency_ms is None else f"{c.latency_ms:.2f}",
+            str(c.epochs),
+            c.hash,
+            "*" if c.id in front else "",
+        ]
+        for c in complete[:most]
+    ]
+    title = f"{min(most, len(complete))} best of {len(complete)} complete candidates"
+    columns = [">id", "family", ">validation", ">params", ">MACs", ">ms", ">epochs", "hash", "front"]
+    print_table(columns, rows, title=title)
+
+
+def _rank(candidate: Any) -> tuple[float, int]:
+    return (-(candidate.accuracy or 0.0), candidate.params)
+
+
+def _write_report(study: Study, out: Path, interrupted: bool) -> None:
+    """The study's page. A search is not lost because its page cannot be written, so that is a line and no failure."""
+    from ..report import write_report
+
+    try:
+        page = write_report(study, out / "report.html")
+    except Exception as error:
+        say(f"the report could not be written ({type(error).__name__}: {error}); try: igcsearch report {out}")
+    else:
+        print(f"report: {page}")
+    follow = f"igcsearch publish {out} --top 1 --seeds 3"
+    again = f"to go on: the same command with --out {out} --resume"
+    print(again if interrupted else f"next: {follow}")

@@ -1,0 +1,81 @@
+"""What people type for counts and times, read into numbers: `20k`, `1.5M`, `90s`, `1h30m`; and numbers put for people to read."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from ..errors import UsageError
+
+_FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
+_SIZE = re.compile(r"(\d{1,15}(?:_\d{3})*(?:\.\d{1,12})?)\s*([kmgb]?)", re.IGNORECASE)
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
+_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?[dhms])+|\d{1,9}(?:\.\d{1,6})?", re.IGNORECASE)
+
+
+def parse_size(text: str, what: str = "size") -> int:
+    """A positive whole number written plainly (`20000`, `20_000`) or with k, M or G (`20k`, `1.5M`), in either case.
+
+    Raises:
+        UsageError: what cannot be read, is not above 0, or is no whole number.
+    """
+    cure = "give a positive number such as 20000, 20k or 1.5M"
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        if re.fullmatch(r"[-−]\s*[\d.].*", text.strip()):
+            raise UsageError(f"{what} {text!r} is negative; {cure}")
+        raise UsageError(f"{what} {text!r} cannot be read; {cure}")
+    value = Decimal(match[1].replace("_", "")) * _FACTORS[match[2].lower()]
+    if value <= 0:
+        raise UsageError(f"{what} {text!r} must be above 0; {cure}")
+    if value != int(value):
+        raise UsageError(f"{what} {text!r} is no whole number; {cure}")
+    return int(value)
+
+
+def parse_duration(text: str, what: str = "duration") -> float:
+    """Seconds: `90` or `90s`, `15m`, `1h`, `1h30m`, `2d`.
+
+    Raises:
+        UsageError: what cannot be read or is not above 0.
+    """
+    cure = "give a time such as 90s, 15m, 1h or 1h30m"
+    if _DURATION.fullmatch(text.strip()) is None:
+        raise UsageError(f"{what} {text!r} cannot be read; {cure}")
+    parts = re.findall(r"([\d.]+)([dhms]?)", text.strip().lower())
+    units = [unit for _, unit in parts]
+    if sorted(set(units), key="dhms".find) != units:
+        raise UsageError(f"{what} {text!r} names a unit twice or out of order; {cure}")
+    seconds = float(sum(Decimal(number) * _UNITS[unit] for number, unit in parts))
+    if seconds <= 0:
+        raise UsageError(f"{what} {text!r} must be above 0; {cure}")
+    return seconds
+
+
+def short(number: float | None) -> str:
+    """A count in few characters: 940, 20k, 11.5k, 1.52M; a dash for None."""
+    if number is None:
+        return "-"
+    for limit, factor, unit in ((999.5, 1, ""), (999_500, 1_000, "k"), (999_500_000, 1_000_000, "M")):
+        if number < limit:
+            return f"{number / factor:.3g}{unit}"
+    return f"{number / 1_000_000_000:.3g}G"
+
+
+def clock(seconds: float) -> str:
+    """A time in two units at most: 0.4 s, 42 s, 3 min 05 s, 1 h 20 min, 2 d 3 h."""
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3_600} h {whole % 3_600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3_600} h"
+
+
+def percent(fraction: float | None) -> str:
+    """An accuracy or share as a percentage; a dash for None."""
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"

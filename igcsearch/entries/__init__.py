@@ -1,0 +1,49 @@
+"""Floor 4, entries: one published network in a folder (architecture, weights, metrics, card); finding and loading it.
+
+Names resolve in the package's own zoo, then in the user's, then as a path. Reading and listing need no torch; it is
+imported when a network is built. Nothing here imports Optuna, Ray, pandas or fvcore: a result does not need the search.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .entry import Entry, read_folder
+from .zoo import list_entries, list_models, read_entry, user_zoo, zoos
+
+if TYPE_CHECKING:
+    from .card import make_card
+    from .drawing import draw
+    from .models import create_model, load
+    from .write import write_entry
+else:
+    _LATER = {
+        "make_card": "igcsearch.entries.card",
+        "create_model": "igcsearch.entries.models",
+        "draw": "igcsearch.entries.drawing",
+        "load": "igcsearch.entries.models",
+        "write_entry": "igcsearch.entries.write",
+    }
+
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_LATER[name]), name)
+        globals()[name] = value
+        return value
+
+
+__all__ = [
+    "Entry",
+    "create_model",
+    "draw",
+    "list_entries",
+    "list_models",
+    "load",
+    "make_card",
+    "read_entry",
+    "read_folder",
+    "user_zoo",
+    "write_entry",
+    "zoos",
+]

@@ -1,0 +1,154 @@
+"""From an entry to a network: checked weights, and timm's conventions for another head or another number of channels.
+
+Weights are read once into memory, their SHA-256 is held against the metrics, every tensor's name, shape and type
+against the architecture, and only then they are loaded, strictly. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+
+from ..errors import UsageError
+from ..nn import Network, build
+from ..spec import Architecture
+from .entry import Entry, read_folder
+from .zoo import read_entry
+
+SHOWN = 3  # mismatches that an error names
+
+
+def create_model(
+    name: str | Path, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None
+) -> Network:
+    """The network of that name (or entry folder), as in timm.
+
+    Another `num_classes` gives a new, randomly initialised classifier. Another `in_chans` gives a stem for it; with
+    `pretrained`, its weights are the published ones summed over the channels (1) or repeated and rescaled (otherwise).
+    A pretrained network comes in eval mode, an untrained one in train mode. `network.pretrained_cfg` holds what is
+    needed to feed it: input_size (C, H, W), mean, std, class_names, licence.
+
+    Raises UsageError for an unknown name (with near matches), a broken entry, or numbers below 1.
+    """
+    entry = read_entry(name)
+    published = entry.architecture
+    for option, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UsageError(f"{option} {value!r}: a whole number of at least 1 is needed")
+    wanted = published.with_(
+        num_classes=published.num_classes if num_classes is None else num_classes,
+        in_channels=published.in_channels if in_chans is None else in_chans,
+    )
+    network = build(
+        wanted, seed=int(torch.randint(2**31, ()))
+    )  # drawn, so that two calls differ and manual_seed repeats
+    if pretrained:
+        network.load_state_dict(_adapt(read_weights(entry), network.state_dict()), strict=True)
+        network.eval()
+    object.__setattr__(network, "pretrained_cfg", _pretrained_cfg(entry, wanted))
+    return network
+
+
+def load(folder: str | Path) -> Network:
+    """The pretrained network of an entry's folder, in eval mode. Raises UsageError as `create_model` does."""
+    read_folder(folder)  # a path here, never a name
+    return create_model(Path(folder).expanduser().absolute(), pretrained=True)
+
+
+def read_weights(entry: Entry) -> dict[str, torch.Tensor]:
+    """The entry's tensors, checked: SHA-256, then names, shapes and types. Raises UsageError."""
+    path = entry.weights
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry.metrics["weights_sha256"]:
+        raise UsageError(
+            f"'{path}' has SHA-256 {digest[:12]}..., metrics.json says {entry.metrics['weights_sha256'][:12]}...: "
+            "the file is damaged or was changed; get the entry again"
+        )
+    try:
+        tensors: dict[str, torch.Tensor] = load_tensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UsageError(f"'{path}' is no safetensors file: {error}") from error
+    check_tensors(entry.architecture, tensors, f"'{path}'")
+    return tensors
+
+
+def check_tensors(architecture: Architecture, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise UsageError, naming the first few, unless the tensors are the network's: same names, shapes and types."""
+    wanted = Network(architecture).state_dict()
+    wrong = [f"{key} is missing" for key in wanted if key not in tensors]
+    wrong += [f"{key} does not belong to it" for key in tensors if key not in wanted]
+    for key in wanted:
+        if key not in tensors:
+            continue
+        have, want = tensors[key], wanted[key]
+        if have.shape != want.shape:
+            wrong.append(f"{key} has shape {tuple(have.shape)}, expected {tuple(want.shape)}")
+        elif have.dtype != want.dtype:
+            wrong.append(f"{key} has type {have.dtype}, expected {want.dtype}")
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UsageError(f"{where} do not fit architecture {architecture.hash}: {'; '.join(wrong[:SHOWN])}{more}")
+
+
+def adapt_input_weight(weight_OIHW: torch.Tensor, in_chans: int) -> torch.Tensor:
+    """A first convolution's weight (O, I, H, W) for another number of input channels, as timm does it.
+
+    One channel: the sum over I, so that a grey image gives what its I equal channels gave. Otherwise repeated along I
+    and rescaled by I / in_chans, so that the sum of the inputs keeps its size.
+    """
+    channels = weight_OIHW.shape[1]
+    if in_chans == 1:
+        return weight_OIHW.sum(dim=1, keepdim=True)
+    repeats = -(-in_chans // channels)
+    return weight_OIHW.repeat(1, repeats, 1, 1)[:, :in_chans] * (channels / in_chans)
+
+
+def _adapt(published: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Published tensors where they fit, an adapted stem, the fresh classifier where its number of classes is new."""
+    result: dict[str, torch.Tensor] = {}
+    for key, new in fresh.items():
+        if key not in published:
+            raise UsageError(f"{key} has no published weights: this network cannot be adapted so; use pretrained=False")
+        old = published[key]
+        if old.shape == new.shape:
+            result[key] = old
+        elif old.dim() == 4 and old.shape[:1] == new.shape[:1] and old.shape[2:] == new.shape[2:]:
+            result[key] = adapt_input_weight(old, new.shape[1])
+        else:
+            result[key] = new
+    return result
+
+
+def _pretrained_cfg(entry: Entry, wanted: Architecture) -> dict[str, Any]:
+    """What a caller needs to feed the network and to read its answer, in timm's words."""
+    published, metrics = entry.architecture, entry.metrics
+    same_head = wanted.num_classes == published.num_classes
+    return {
+        "name": entry.name,
+        "architecture": published.hash,
+        "input_size": (wanted.in_channels, wanted.image_size, wanted.image_size),
+        "mean": _per_channel(metrics.get("mean"), wanted.in_channels),
+        "std": _per_channel(metrics.get("std"), wanted.in_channels),
+        "num_classes": wanted.num_classes,
+        "class_names": metrics.get("class_names") if same_head else None,
+        "license": metrics.get("licence"),
+    }
+
+
+def _per_channel(values: list[float] | None, channels: int) -> tuple[float, ...] | None:
+    """Figures of normalisation for another number of channels: their mean for one, else repeated in turn."""
+    if not values or len(values) == channels:
+        return tuple(values) if values else None
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[index % len(values)] for index in range(channels))

@@ -1,0 +1,125 @@
+"""Layers for the steps of a block: group convolution with its shuffle, pooling, lanes side by side. Floor 3.
+
+Shape legend: N batch, C channels, H W map. network.py puts them together; products.py runs linear products at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..spec import Factor, Parallel, Pool, Step
+from ..spec.permutations import Order, identity, interleave
+
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda x: x,
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "gelu": F.gelu,
+}
+
+
+class ChannelShuffle(nn.Module):
+    """y[:, i] = x[:, order[i]] for x of shape (N, C, H, W); an interleave is a view and one copy.
+
+    Args:
+        order: the permutation, shape (C,).
+        groups: the branches before it, by which an interleave is recognised.
+    """
+
+    def __init__(self, order: Order, groups: int) -> None:
+        super().__init__()
+        channels = len(order)
+        regular = channels % groups == 0
+        self.groups = groups if regular and (order == interleave(channels, groups)).all() else 0
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        if not self.groups:
+            return x_NCHW.index_select(1, self.order)  # type: ignore[arg-type]
+        n, channels, height, width = x_NCHW.shape
+        table = x_NCHW.reshape(n, self.groups, channels // self.groups, height, width)
+        return table.transpose(1, 2).reshape(n, channels, height, width)
+
+
+def shuffle_layer(order: Order, groups: int) -> nn.Module:
+    """The layer of a permutation: nothing at all where it is the identity."""
+    return nn.Identity() if (order == identity(len(order))).all() else ChannelShuffle(order, groups)
+
+
+class FactorLayer(nn.Module):
+    """A factor: group convolution, shuffle, batch norm, activation. (N, C_in, H, W) to (N, C_out, H', W')."""
+
+    def __init__(self, factor: Factor) -> None:
+        super().__init__()
+        self.factor = factor
+        self.conv = nn.Conv2d(
+            factor.in_channels,
+            factor.out_channels,
+            factor.kernel_size,
+            stride=factor.stride,
+            padding=factor.dilation * (factor.kernel_size // 2),
+            dilation=factor.dilation,
+            groups=factor.groups,
+            bias=factor.bias,
+        )
+        self.shuffle = shuffle_layer(factor.order, factor.groups)
+        self.norm = nn.BatchNorm2d(factor.out_channels) if factor.norm else nn.Identity()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Convolution, then `finish`."""
+        return self.finish(self.shuffle(self.conv(x_NCHW)))
+
+    def finish(self, y_NCHW: Tensor) -> Tensor:
+        """What follows the shuffle: batch norm and activation."""
+        return ACTIVATIONS[self.factor.activation](self.norm(y_NCHW))
+
+
+class PoolLayer(nn.Module):
+    """Max or average pooling. (N, C, H, W) to (N, C, H', W')."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Pool every channel."""
+        size, stride, padding = self.pool.kernel_size, self.pool.stride, (self.pool.kernel_size - 1) // 2
+        pooling = F.max_pool2d if self.pool.kind == "max" else F.avg_pool2d
+        return pooling(x_NCHW, size, stride, padding)
+
+
+class ParallelLayer(nn.Module):
+    """Lanes side by side, joined and shuffled. (N, C_in, H, W) to (N, C_out, H', W')."""
+
+    def __init__(self, parallel: Parallel) -> None:
+        super().__init__()
+        self.parallel = parallel
+        self.lanes = nn.ModuleList(nn.Sequential(*step_layers(lane)) for lane in parallel.lanes)
+        self.shuffle = shuffle_layer(parallel.order, len(parallel.lanes))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Split or share the input, run the lanes, concatenate or add, shuffle."""
+        split = self.parallel.split
+        inputs = [x_NCHW] * len(self.lanes) if split is None else x_NCHW.split(list(split), dim=1)
+        outputs = [lane(part) for lane, part in zip(self.lanes, inputs, strict=True)]
+        joined = torch.cat(outputs, dim=1) if self.parallel.join == "concat" else torch.stack(outputs).sum(dim=0)
+        return self.shuffle(joined)
+
+
+def step_layers(steps: Iterable[Step]) -> list[nn.Module]:
+    """One layer a step."""
+    return [step_layer(step) for step in steps]
+
+
+def step_layer(step: Step) -> nn.Module:
+    """The layer of a step."""
+    if isinstance(step, Factor):
+        return FactorLayer(step)
+    return PoolLayer(step) if isinstance(step, Pool) else ParallelLayer(step)

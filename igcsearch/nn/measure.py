@@ -1,0 +1,122 @@
+"""Measured cost: fvcore's count, torch's own counter, and latency. Floor 3; fvcore is imported when called."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+
+from ..errors import UsageError
+from .network import Network
+
+_COUNTED = ("conv", "linear", "addmm")
+
+
+class FvcoreCount(NamedTuple):
+    """fvcore's figures for one image: convolutions and linear layers (MACs), and its own total (batch norm and all)."""
+
+    macs: int
+    total: int
+
+
+def fvcore_macs(network: Network) -> FvcoreCount:
+    """Count one image through the plain network in eval mode; one multiply-add is one (`fvcore.nn.FlopCountAnalysis`)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # importing fvcore on torch 2.15
+        from fvcore.nn import FlopCountAnalysis
+    plain = _plain_copy(network)
+    analysis = FlopCountAnalysis(plain, _example(plain, 1))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns about Python values and its own deprecation
+        operators = analysis.by_operator()
+        total = analysis.total()
+    return FvcoreCount(int(sum(operators[name] for name in _COUNTED)), int(total))
+
+
+def torch_flops(network: Network) -> int:
+    """Floating-point operations of one image by `torch.utils.flop_counter`: twice the multiply-adds."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    plain = _plain_copy(network)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        plain(_example(plain, 1))
+    return int(counter.get_total_flops())
+
+
+def latency(
+    network: Network, *, device: str = "cpu", batch: int = 1, threads: int = 1, dtype: str = "float32", runs: int = 30
+) -> dict[str, Any]:
+    """Time of one forward pass in eval mode after a warm-up.
+
+    Args:
+        device: cpu or cuda.
+        batch: images a pass.
+        threads: of torch on the CPU.
+        dtype: float32, bfloat16 or float16.
+        runs: timed passes.
+
+    Returns:
+        {"median_ms", "p90_ms", "device", "threads", "batch", "dtype", "runs", "torch"}.
+
+    Raises:
+        UsageError: an unknown dtype, a device that is not there, or sizes below 1.
+    """
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in types:
+        raise UsageError(f"unknown dtype {dtype!r}; known: {', '.join(types)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda asked for, but torch sees no GPU; use cpu")
+    if min(batch, threads, runs) < 1:
+        raise UsageError(f"batch {batch}, threads {threads} and runs {runs} must each be at least 1")
+    copied = copy.deepcopy(network).to(device=device, dtype=types[dtype], memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    images = _example(network, batch).to(device=device, dtype=types[dtype], memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times = _time_passes(copied, images, runs)
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "median_ms": statistics.median(times),
+        "p90_ms": times[min(len(times) - 1, round(0.9 * (len(times) - 1)))],
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": threads,
+        "batch": batch,
+        "dtype": dtype,
+        "runs": runs,
+        "torch": torch.__version__,
+    }
+
+
+@torch.inference_mode()
+def _time_passes(network: Network, images: torch.Tensor, runs: int) -> list[float]:
+    """Sorted milliseconds of `runs` passes, after a tenth as many (at least 3) untimed ones."""
+    wait = torch.cuda.synchronize if images.is_cuda else (lambda: None)
+    times = []
+    warm_up = max(3, runs // 10)
+    for run in range(warm_up + runs):
+        wait()
+        start = time.perf_counter()
+        network(images)
+        wait()
+        if run >= warm_up:
+            times.append((time.perf_counter() - start) * 1e3)
+    return sorted(times)
+
+
+def _plain_copy(network: Network) -> Network:
+    return copy.deepcopy(network).to("cpu", torch.float32).eval().set_execution("plain")
+
+
+def _example(network: Network, batch: int) -> torch.Tensor:
+    architecture = network.architecture
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(
+        batch, architecture.in_channels, architecture.image_size, architecture.image_size, generator=generator
+    )

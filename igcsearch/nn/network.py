@@ -1,0 +1,120 @@
+"""Architecture to `nn.Module`, and its initialisation. Floor 3: plain, single-device code; devices are applied from outside."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..spec import Architecture, Block
+from .layers import ACTIVATIONS, FactorLayer, step_layers
+from .products import multiplied_out
+
+EXECUTIONS = ("auto", "plain")
+
+
+class BlockLayer(nn.Module):
+    """A block: the product of its steps, plus its shortcut, then the activation. (N, C_in, H, W) to (N, C_out, H', W')."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.activation = block.activation
+        self.steps = nn.ModuleList(step_layers(block.steps))
+        self.shortcut = None if block.shortcut is None else nn.Sequential(*step_layers(block.shortcut))
+        self.execution = "auto"
+        self.plan = multiplied_out(list(self.steps))  # a plain list: it shares the steps' parameters and owns none
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Run the product as planned, or factor by factor where the execution is plain."""
+        y_NCHW = x_NCHW
+        for layer in self.plan if self.execution == "auto" else self.steps:
+            y_NCHW = layer(y_NCHW)
+        if self.shortcut is not None:
+            y_NCHW = y_NCHW + self.shortcut(x_NCHW)
+        return ACTIVATIONS[self.activation](y_NCHW)
+
+
+class Network(nn.Module):
+    """The module of an architecture. Images (N, in_channels, H, W), float, to logits (N, num_classes).
+
+    Args:
+        architecture: what to build; kept as `network.architecture`.
+        execution: "auto" multiplies narrow linear products out (products.py); "plain" runs factor by factor with stock
+            group convolutions, as the specification reads. Same parameters and state dict, same results to rounding.
+
+    Raises:
+        UsageError: an unknown execution.
+    """
+
+    def __init__(self, architecture: Architecture, execution: str = "auto") -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.stem = BlockLayer(architecture.stem)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(BlockLayer(block) for block in stage.blocks)) for stage in architecture.stages
+        )
+        self.head = nn.Sequential(*step_layers(architecture.head.steps))
+        self.dropout = nn.Dropout(architecture.head.dropout)
+        self.classifier = nn.Linear(architecture.features, architecture.num_classes)
+        self.set_execution(execution)
+
+    def set_execution(self, execution: str) -> Network:
+        """Choose "auto" or "plain"; returns the network."""
+        if execution not in EXECUTIONS:
+            raise UsageError(f"unknown execution {execution!r}; known: {', '.join(EXECUTIONS)}")
+        for module in self.modules():
+            if isinstance(module, BlockLayer):
+                module.execution = execution
+        return self
+
+    def forward_features(self, x_NCHW: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to pooled features (N, features)."""
+        y_NCHW = self.stem(x_NCHW)
+        for stage in self.stages:
+            y_NCHW = stage(y_NCHW)
+        return cast(Tensor, self.head(y_NCHW).mean(dim=(2, 3)))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to logits (N, num_classes)."""
+        return cast(Tensor, self.classifier(self.dropout(self.forward_features(x_NCHW))))
+
+
+def build(architecture: Architecture, seed: int | None = None, execution: str = "auto") -> Network:
+    """The architecture's network, initialised from `seed` (from torch's global generator if None)."""
+    network = Network(architecture, execution)
+    initialise(network, seed)
+    return network
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, seed: int | None = None) -> None:
+    """Fresh weights, a function of the seed and the architecture alone.
+
+    Convolutions: normal of variance g / fan_in with fan_in = S * K; g = 2 where an activation or a norm follows at once
+    (He et al. 2015, as IGCV1's code), 1 inside linear products, where variance is to be kept. Linear layer: uniform within
+    1/sqrt(fan_in). Batch norm 1 and 0, biases 0.
+    """
+    generator = torch.Generator()
+    generator.manual_seed(torch.initial_seed() if seed is None else seed)
+    for module in network.modules():
+        if isinstance(module, FactorLayer):
+            gain = 1.0 if not module.factor.norm and module.factor.activation is None else 2.0
+            fan_in = module.factor.area * module.factor.branch_width
+            _fill(module.conv.weight, generator, math.sqrt(gain / fan_in))
+            if module.conv.bias is not None:
+                module.conv.bias.zero_()
+        elif isinstance(module, nn.Linear):
+            bound = 1.0 / math.sqrt(module.in_features)
+            values = torch.rand(module.weight.shape, generator=generator) * (2 * bound) - bound
+            module.weight.copy_(values)
+            module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+            module.reset_running_stats()
+
+
+def _fill(weight: Tensor, generator: torch.Generator, deviation: float) -> None:
+    weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)

@@ -1,0 +1,43 @@
+"""Floor 7, publish: from a study's best candidates to entries, with every figure's seeds, split, recipe and origin.
+
+`publish` retrains finalists and writes entries, `agreement` compares search accuracy with retrained accuracy, `table` and
+`write_table` list entries in Markdown. Names are imported at first use: reading tables needs no torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .facts import entry_metrics, measured_cost
+    from .finalists import publish, read_finalists
+    from .kendall import agreement, read_agreement
+    from .tables import table, write_table
+else:
+    _HOME = {
+        "agreement": "kendall",
+        "entry_metrics": "facts",
+        "measured_cost": "facts",
+        "publish": "finalists",
+        "read_agreement": "kendall",
+        "read_finalists": "finalists",
+        "table": "tables",
+        "write_table": "tables",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+__all__ = [
+    "agreement",
+    "entry_metrics",
+    "measured_cost",
+    "publish",
+    "read_agreement",
+    "read_finalists",
+    "table",
+    "write_table",
+]

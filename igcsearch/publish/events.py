@@ -1,0 +1,154 @@
+"""What a running publication tells its caller: small frozen records, in order. Each has `message`, one line to print.
+
+`publish(..., on_event=callable)` and `agreement(...)` send Planned, then for each retraining EpochDone ... and SeedDone or
+SeedFailed, then FinalistsChosen and EntryWritten (publish) or Agreed (agreement); Note anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """Something the user should know."""
+
+    text: str
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        return self.text
+
+
+@dataclass(frozen=True)
+class Planned(Event):
+    """Retraining is about to begin; `reused` of the `retrainings` were finished by an earlier run."""
+
+    candidates: int
+    seeds: int
+    epochs: int
+    train_images: int
+    retrainings: int
+    reused: int
+    workers: int
+    threads: int  # of each worker
+    device: str
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        reused = f", {self.reused} of them finished before" if self.reused else ""
+        return (
+            f"retraining {self.candidates} candidates with {self.seeds} seeds each, {self.epochs} epochs of "
+            f"{self.train_images} images: {self.retrainings} retrainings{reused}; "
+            f"{self.workers} workers on {self.device}, {self.threads} threads each"
+        )
+
+
+@dataclass(frozen=True)
+class EpochDone(Event):
+    """A retraining finished an epoch."""
+
+    id: int
+    hash: str
+    seed: int
+    epoch: int
+    epochs: int
+    accuracy: float  # on the validation split
+    seconds: float
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        return f"candidate {self.id} seed {self.seed}: epoch {self.epoch}/{self.epochs}, {100 * self.accuracy:.2f} %"
+
+
+@dataclass(frozen=True)
+class SeedDone(Event):
+    """A retraining is finished."""
+
+    id: int
+    hash: str
+    seed: int
+    accuracy: float  # on the validation split
+    seconds: float
+    reused: bool
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        how = "finished before" if self.reused else f"{self.seconds:.0f} s"
+        return f"candidate {self.id} seed {self.seed}: validation accuracy {100 * self.accuracy:.2f} % ({how})"
+
+
+@dataclass(frozen=True)
+class SeedFailed(Event):
+    """A retraining failed for good."""
+
+    id: int
+    hash: str
+    seed: int
+    reason: str
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        return f"candidate {self.id} seed {self.seed} failed: {self.reason}"
+
+
+@dataclass(frozen=True)
+class FinalistsChosen(Event):
+    """All finalists, best first, as in finalists.json."""
+
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        chosen = [str(row["id"]) for row in self.rows if row["chosen"]]
+        return f"chosen by mean validation accuracy: candidate {', '.join(chosen)} of {len(self.rows)} finalists"
+
+
+@dataclass(frozen=True)
+class EntryWritten(Event):
+    """A network is published."""
+
+    name: str
+    path: Path
+    accuracy: float  # on the test split, mean over seeds
+    replaced: bool
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        verb = "replaced" if self.replaced else "published"
+        return f"{verb} {self.name}: test accuracy {100 * self.accuracy:.2f} %, in {self.path}"
+
+
+@dataclass(frozen=True)
+class Agreed(Event):
+    """Kendall's tau between search and retrained accuracy; None where all accuracies are equal."""
+
+    tau: float | None
+    p_value: float | None
+    candidates: int
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        if self.tau is None:
+            return f"Kendall's tau over {self.candidates} candidates is not defined: all accuracies are equal"
+        return f"Kendall's tau {self.tau:.3f} (p = {self.p_value:.2g}) over {self.candidates} candidates"

@@ -1,0 +1,165 @@
+"""One retraining: what it is (Job), running it (in a worker, workers.py), and its result on disk, so that none is repeated.
+
+Under STUDY/publish/HASH/seedK/ lie, for each way of training (key), a checkpoint while it runs, then the weights and, last
+and by atomic rename, result-KEY.json: a retraining is finished exactly when that file is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..spec import Architecture
+from ..training import DataSpec, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..training import Epoch, ImageData
+
+
+@dataclass(frozen=True)
+class Job:
+    """One architecture, one seed: plain data, as it travels to a worker."""
+
+    id: int  # of the candidate
+    hash: str
+    architecture: str  # JSON
+    data: dict[str, Any]
+    recipe: dict[str, Any]  # the seed included
+    folder: Path
+    device: str
+    threads: int | None
+
+    @property
+    def seed(self) -> int:
+        """The recipe's."""
+        return int(self.recipe["seed"])
+
+    @property
+    def key(self) -> str:
+        """8 hex digits: equal for equal recipes on equal data, wherever the data lie."""
+        data = {name: value for name, value in self.data.items() if name not in ("root", "download")}
+        text = json.dumps({"data": data, "recipe": self.recipe}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def file(self, what: str, suffix: str) -> Path:
+        """A file of this job."""
+        return self.folder / f"{what}-{self.key}{suffix}"
+
+
+def make_job(
+    study_folder: Path,
+    candidate_id: int,
+    architecture: Architecture,
+    data: DataSpec,
+    recipe: Recipe,
+    device: str,
+    threads: int | None,
+) -> Job:
+    """The job of a candidate and its recipe's seed."""
+    folder = study_folder / "publish" / architecture.hash / f"seed{recipe.seed}"
+    text = architecture.to_json()
+    return Job(
+        candidate_id, architecture.hash, text, data.to_dict(), recipe.to_dict(), folder.absolute(), device, threads
+    )
+
+
+def run_job(job: Job, on_epoch: Callable[[Epoch], None]) -> dict[str, Any]:
+    """Train, store and return the result; goes on from the job's checkpoint where there is one.
+
+    Raises igcsearch.training.TrainingDiverged, and whatever the data or the device raise.
+    """
+    from safetensors.torch import save
+
+    from ..training import train
+
+    job.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = job.file("checkpoint", ".safetensors")
+    result = train(
+        Architecture.from_json(job.architecture),
+        _data(json.dumps(job.data, sort_keys=True)),
+        Recipe.from_dict(job.recipe),
+        device=job.device,
+        threads=job.threads,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+    )
+    weights = save({key: value.detach().cpu().contiguous().clone() for key, value in result.state_dict.items()})
+    record = {
+        "id": job.id,
+        "architecture": job.hash,
+        "seed": job.seed,
+        "validation_accuracy": result.validation_accuracy,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "device": str(result.device),
+        "threads": job.threads,
+        "curve": result.curve,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "recipe": job.recipe,
+        "data": job.data,
+    }
+    write_bytes(job.file("weights", ".safetensors"), weights)
+    write_json(job.file("result", ".json"), record)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The stored result of a job, or None where there is none that is whole (then it is trained again)."""
+    record = read_json(job.file("result", ".json"))
+    try:
+        content = job.file("weights", ".safetensors").read_bytes()
+    except OSError:
+        return None
+    if record is None or record.get("weights_sha256") != hashlib.sha256(content).hexdigest():
+        return None
+    return record
+
+
+def weights_of(job: Job) -> dict[str, torch.Tensor]:
+    """The trained tensors of a finished job."""
+    from safetensors.torch import load
+
+    tensors: dict[str, torch.Tensor] = load(job.file("weights", ".safetensors").read_bytes())
+    return tensors
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON by atomic rename."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file by atomic rename, synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, or None where there is no such file or no object in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@lru_cache(maxsize=1)
+def _data(text: str) -> ImageData:
+    """A worker's images, kept from job to job."""
+    from ..training import load_data
+
+    return load_data(DataSpec.from_dict(json.loads(text)))

@@ -1,0 +1,267 @@
+"""SVG drawings of a block: channels as dots, branches as boxes, shuffles as lines, left to right. Floor 7.
+
+As the IGC papers draw their blocks: a colour is a branch, so that behind a shuffle one sees each branch take a channel of
+every colour. The bold lines trace the paths of one channel (`trace`); the page's script redraws them for the channel under
+the pointer. Blocks too wide for single channels are drawn as branches alone. The network as a strip is in strip.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from ..spec import Block
+from .wiring import Branch, Layer, factor_edges, wire
+
+#: Blocks with more lines inside their branches, or wider ones, are drawn as branches alone: the lines would be a grey area.
+MOST_EDGES = 2600
+WIDEST = 128
+_SAMPLE = 48  # lines of a shuffle, and branches of a factor, that a drawing of branches alone shows
+_MANY = 150  # bold lines between two columns that would hide all else
+_GAPS = {"factor": 148.0, "shuffle": 92.0, "wire": 70.0}
+_LEFT, _TOP = 26.0, 34.0
+
+#: Style of every drawing; the page holds it once, `draw_block(..., standalone=True)` inside the picture.
+STYLE = """
+.igc{font:12px ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--igc-ink,#1c2430)}
+.igc text{fill:currentColor;text-anchor:middle}
+.igc .m{fill:var(--igc-muted,#5b6675);font-size:11px}
+.igc .e{fill:none;stroke:oklch(var(--igc-l,.6) .13 var(--h));stroke-width:1;opacity:.42}
+.igc .s{stroke-width:1.3;opacity:.75}
+.igc .w{fill:none;stroke:var(--igc-muted,#5b6675);stroke-width:1;opacity:.35}
+.igc .d{fill:oklch(var(--igc-l,.6) .13 var(--h))}
+.igc .b{fill:oklch(var(--igc-l,.6) .13 var(--h) / .1);stroke:oklch(var(--igc-l,.6) .13 var(--h) / .45);stroke-width:1}
+.igc .n{fill:var(--igc-ink,#1c2430);fill-opacity:.035;stroke:var(--igc-ink,#1c2430);stroke-opacity:.22}
+.igc .t{fill:none;stroke:var(--igc-ink,#1c2430);stroke-width:1.6;opacity:.9}
+.igc .r{fill:var(--igc-ink,#1c2430)}
+.igc .k{fill:none;stroke:var(--igc-muted,#5b6675);stroke-width:1.4}
+""".strip()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where everything stands: x of each column, the height shared by all columns, the dots' radius."""
+
+    layers: tuple[Layer, ...]
+    x: tuple[float, ...]
+    height: float
+    radius: float
+    single: bool  # channels one by one, or branches alone
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.layers[0].in_width, *(layer.out_width for layer in self.layers))
+
+    def y(self, column: int, channel: float) -> float:
+        """Centre of a channel; channel - 0.5 and channel + 0.5 are its borders."""
+        return _TOP + (channel + 0.5) * self.height / self.widths[column]
+
+
+def draw_block(block: Block, *, title: str = "", channel: int = 0, standalone: bool = False) -> str:
+    """An `<svg>` element that shows the block's factors, shuffles and shortcut.
+
+    Args:
+        block: what to draw.
+        title: said to screen readers and on hover.
+        channel: the input channel whose paths are drawn bold.
+        standalone: a picture file of its own (namespace and style inside) rather than a part of a page.
+    """
+    layers = wire(block)
+    widest = max(max(layer.in_width, layer.out_width) for layer in layers)
+    single = widest <= WIDEST and factor_edges(layers) <= MOST_EDGES
+    pitch = min(18.0, max(4.5, 380.0 / widest)) if single else 260.0 / widest
+    x = [_LEFT]
+    for layer in layers:
+        x.append(x[-1] + _GAPS[layer.kind])
+    plan = _Plan(layers, tuple(x), max(widest * pitch, 96.0), min(4.2, max(1.3, pitch * 0.32)), single)
+    parts = _boxes(plan) + _lines(plan) + _dots(plan) + _labels(plan)
+    ending, width, height = _ending(plan, block)
+    parts += ending
+    wiring = ""
+    if single:
+        parts.append(_trace_svg(plan, channel))
+        wiring = f' data-wiring="{escape(json.dumps(_wiring_data(plan), separators=(",", ":")))}"'
+    namespace = ' xmlns="http://www.w3.org/2000/svg"' if standalone else ""
+    style = f"<style>{STYLE}</style>" if standalone else ""
+    name = f"<title>{escape(title)}</title>" if title else ""
+    return (
+        f'<svg{namespace} class="igc" role="img" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}"{wiring}>{name}{style}{"".join(parts)}</svg>'
+    )
+
+
+def trace(layers: Sequence[Layer], channel: int) -> list[list[tuple[int, int]]]:
+    """The lines on the paths of one input channel: for each layer the pairs (in, out) that it reaches."""
+    reached = {channel}
+    found = []
+    for layer in layers:
+        pairs = [(i, o) for branch in layer.branches for i in branch.ins if i in reached for o in branch.outs]
+        found.append(pairs)
+        reached = {o for _, o in pairs}
+    return found
+
+
+def hues(layers: Sequence[Layer]) -> list[list[float]]:
+    """A hue in degrees for each channel of each column: that of the branch which wrote it (the input: which reads it)."""
+    first = layers[0]
+    columns = [_branch_hues(first, first.in_width, inputs=True)]
+    for layer in layers:
+        if layer.kind == "factor":
+            columns.append(_branch_hues(layer, layer.out_width, inputs=False))
+        else:
+            following = [0.0] * layer.out_width
+            for branch in layer.branches:
+                following[branch.outs[0]] = columns[-1][branch.ins[0]]
+            columns.append(following)
+    return columns
+
+
+def _branch_hues(layer: Layer, width: int, *, inputs: bool) -> list[float]:
+    """From blue over green to orange, by branch; by channel where there is one branch only."""
+    if len(layer.branches) == 1:
+        return [_hue(c, width) for c in range(width)]
+    found = [0.0] * width
+    for b, branch in enumerate(layer.branches):
+        for c in branch.ins if inputs else branch.outs:
+            found[c] = _hue(b, len(layer.branches))
+    return found
+
+
+def _hue(position: int, count: int) -> float:
+    return 265.0 - 225.0 * position / max(count - 1, 1)
+
+
+def _boxes(plan: _Plan) -> list[str]:
+    """One rounded box a branch; none where branches are single channels (the line says it all) or too many to tell apart."""
+    parts = []
+    for number, layer in enumerate(plan.layers):
+        branches = [branch for branch in layer.branches if branch.kind == "factor"]
+        if not plan.single and len(branches) > _SAMPLE:
+            whole = Branch("factor", tuple(range(layer.in_width)), tuple(range(layer.out_width)))
+            parts.append(_box(plan, number, whole, 'class="n"'))
+            continue
+        for b, branch in enumerate(branches):
+            if len(branch.ins) > 1 or len(branch.outs) > 1 or not plan.single:
+                style = 'class="n"' if plan.single else f'class="b" style="--h:{_hue(b, len(branches)):.0f}"'
+                parts.append(_box(plan, number, branch, style))
+    return parts
+
+
+def _box(plan: _Plan, number: int, branch: Branch, style: str) -> str:
+    """A quadrilateral over a branch's inputs and outputs (a rectangle where both columns are cut alike)."""
+    margin = plan.radius + 4.0 if plan.single else 0.0
+    left, right = plan.x[number] - margin, plan.x[number + 1] + margin
+    inset = 1.0 if plan.single else 0.6
+    y0, y1 = plan.y(number, min(branch.ins) - 0.5) + inset, plan.y(number, max(branch.ins) + 0.5) - inset
+    y2, y3 = plan.y(number + 1, min(branch.outs) - 0.5) + inset, plan.y(number + 1, max(branch.outs) + 0.5) - inset
+    if abs(y0 - y2) < 0.05 and abs(y1 - y3) < 0.05:
+        radius = min(7.0, (y1 - y0) / 2)
+        return f'<rect {style} x="{left:.1f}" y="{y0:.1f}" width="{right - left:.1f}" height="{y1 - y0:.1f}" rx="{radius:.1f}"/>'
+    points = f"{left:.1f},{y0:.1f} {right:.1f},{y2:.1f} {right:.1f},{y3:.1f} {left:.1f},{y1:.1f}"
+    return f'<polygon {style} points="{points}"/>'
+
+
+def _lines(plan: _Plan) -> list[str]:
+    """The lines of every layer, one path element for each kind and hue of a layer."""
+    parts = []
+    for number, (layer, colours) in enumerate(zip(plan.layers, hues(plan.layers), strict=False)):
+        pieces: dict[tuple[str, float], list[str]] = {}
+        step = 1 if plan.single else max(1, len(layer.branches) // _SAMPLE)
+        for branch in layer.branches[::step]:
+            if branch.kind == "factor" and not plan.single:
+                continue
+            for i in branch.ins:
+                piece = pieces.setdefault((branch.kind, colours[i]), [])
+                piece += [_line(plan, number, i, o) for o in branch.outs]
+        for (kind, hue), lines in pieces.items():
+            style = {"factor": "e", "shuffle": "e s", "wire": "w"}[kind]
+            parts.append(f'<path class="{style}" style="--h:{hue:.0f}" d="{"".join(lines)}"/>')
+    return parts
+
+
+def _line(plan: _Plan, number: int, i: int, o: int) -> str:
+    return f"M{plan.x[number]:.1f} {plan.y(number, i):.1f}L{plan.x[number + 1]:.1f} {plan.y(number + 1, o):.1f}"
+
+
+def _dots(plan: _Plan) -> list[str]:
+    """Channels: dots one by one, or a bar for a whole column."""
+    if not plan.single:
+        return [
+            f'<rect class="n" x="{x - 3:.1f}" y="{_TOP:.1f}" width="6" height="{plan.height:.1f}" rx="3"/>'
+            for x in plan.x
+        ]
+    return [
+        f'<circle class="d" style="--h:{hue:.0f}" cx="{plan.x[column]:.1f}" cy="{plan.y(column, c):.1f}" r="{plan.radius:.1f}"/>'
+        for column, colours in enumerate(hues(plan.layers))
+        for c, hue in enumerate(colours)
+    ]
+
+
+def _labels(plan: _Plan) -> list[str]:
+    """What a layer is, above it; what follows it (stride, norm, activation) and the columns' widths, below."""
+    bottom = _TOP + plan.height
+    parts = []
+    for number, layer in enumerate(plan.layers):
+        middle = (plan.x[number] + plan.x[number + 1]) / 2
+        muted = "" if layer.kind == "factor" else ' class="m"'
+        parts.append(f'<text{muted} x="{middle:.1f}" y="{_TOP - 14:.1f}">{escape(_short(layer.label))}</text>')
+        if layer.note:
+            parts.append(f'<text class="m" x="{middle:.1f}" y="{bottom + 34:.1f}">{escape(_short(layer.note))}</text>')
+    for x, width in zip(plan.x, plan.widths, strict=True):
+        parts.append(f'<text class="m" x="{x:.1f}" y="{bottom + 18:.1f}">{width}</text>')
+    return parts
+
+
+def _short(text: str, most: int = 25) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _ending(plan: _Plan, block: Block) -> tuple[list[str], float, float]:
+    """The shortcut below the block, the sum it ends in and the activation behind; with the whole drawing's size."""
+    bottom = _TOP + plan.height
+    right, middle = plan.x[-1] + 44.0, _TOP + plan.height / 2
+    after = escape(block.activation or "")
+    if block.shortcut is None:
+        text = f'<text class="m" x="{right:.1f}" y="{middle + 4:.1f}">{after}</text>' if after else ""
+        return [text], right + 30.0, bottom + 46.0
+    low = bottom + 56.0
+    steps = " · ".join(layer.label for layer in wire(Block(block.shortcut))) if block.shortcut else "identity"
+    start = plan.x[0]
+    line = f"M{start:.1f} {bottom + 24:.1f}V{low - 8:.1f}q0 8 8 8H{right - 8:.1f}q8 0 8 -8V{middle + 9:.1f}"
+    into = f"M{plan.x[-1] + plan.radius + 8:.1f} {middle:.1f}H{right - 9:.1f}"
+    plus = f"M{right - 4:.1f} {middle:.1f}h8M{right:.1f} {middle - 4:.1f}v8"
+    parts = [
+        f'<path class="k" d="{line}{into}{plus}"/><circle class="k" cx="{right:.1f}" cy="{middle:.1f}" r="9"/>',
+        f'<text class="m" x="{(start + right) / 2:.1f}" y="{low + 16:.1f}">shortcut: {escape(_short(steps, 60))}</text>',
+    ]
+    if after:
+        parts.append(f'<text class="m" x="{right:.1f}" y="{middle - 18:.1f}">{after}</text>')
+    return parts, right + 30.0, low + 28.0
+
+
+def _trace_svg(plan: _Plan, channel: int) -> str:
+    """The bold lines: all paths from one input channel."""
+    steps = trace(plan.layers, channel)
+    lines = "".join(_line(plan, number, i, o) for number, pairs in enumerate(steps) for i, o in pairs)
+    ends = [(0, channel)] + [(number + 1, o) for number, pairs in enumerate(steps) for o in {o for _, o in pairs}]
+    dots = "".join(
+        f'<circle class="r" cx="{plan.x[column]:.1f}" cy="{plan.y(column, c):.1f}" r="{plan.radius + 0.6:.1f}"/>'
+        for column, c in sorted(ends)
+    )
+    faint = ' style="stroke-width:.7;opacity:.4"' if max(map(len, steps)) > _MANY else ""
+    return f'<g class="trace"><path class="t"{faint} d="{lines}"/>{dots}</g>'
+
+
+def _wiring_data(plan: _Plan) -> dict[str, object]:
+    """What the page's script needs to trace another channel: columns and branches."""
+    return {
+        "x": [round(x, 1) for x in plan.x],
+        "w": plan.widths,
+        "top": _TOP,
+        "h": round(plan.height, 1),
+        "r": round(plan.radius + 0.6, 1),
+        "many": _MANY,
+        "l": [[[branch.ins, branch.outs] for branch in layer.branches] for layer in plan.layers],
+    }

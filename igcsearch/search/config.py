@@ -1,0 +1,192 @@
+"""What one search is asked to do, as frozen data: stored in the study when it is created, compared when it is resumed.
+
+A study belongs to one question: space, data, budget, recipe, objectives, and the sampler with its seed and stopping rule. How long it
+runs and on what (trials, time limit, workers, device, engine) may differ from run to run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from igcsearch.errors import UsageError, near
+from igcsearch.spec import Budget
+from igcsearch.training import DataSpec, Recipe
+
+SAMPLERS = ("tpe", "nsga2", "random", "evolution")
+STOPPING = ("auto", "none", "halving", "hyperband")
+COSTS = ("params", "macs", "latency")
+ENGINES = ("local",)
+
+# What a study cannot change: the field, and the option that a user gives for it.
+_FIXED = {
+    "space": "SPACE",
+    "data": "--data",
+    "recipe": "--epochs or the recipe",
+    "budget": "--max-params, --max-macs, --max-latency",
+    "objectives": "--objective",
+    "sampler": "--sampler",
+    "seed": "--seed",
+    "stopping": "--stopping",
+}
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """One search.
+
+    Args:
+        space: name of a search space, or `file.py:function`.
+        data: the images; `train_images` and `image_size` are part of it.
+        budget: hard upper limits of every candidate.
+        recipe: how candidates are trained; None takes the data's default recipe, with `epochs` if given.
+        epochs: only read where `recipe` is None.
+        trials: candidates trained (complete and stopped) in the whole study.
+        timeout_s: wall-clock limit of one run in seconds; what then trains is kept for `resume`.
+        sampler: tpe, nsga2, random or evolution.
+        objectives: ("accuracy",), or ("accuracy", one of params, macs, latency) for a Pareto search.
+        stopping: auto, none, halving or hyperband; the last two for the single objective only.
+        workers: training processes.
+        seed: of the sampler, and with the architecture of each candidate's training.
+        device: auto, cpu or cuda.
+        threads_per_worker: None shares the cores out.
+        engine: what places and runs candidates: local.
+
+    Raises:
+        UsageError: a value outside its rule, or a combination that does not go together.
+    """
+
+    space: str
+    data: DataSpec
+    budget: Budget = Budget()
+    recipe: Recipe | None = None
+    trials: int = 30
+    timeout_s: float | None = None
+    sampler: str = "tpe"
+    objectives: tuple[str, ...] = ("accuracy",)
+    stopping: str = "auto"
+    workers: int = 1
+    seed: int = 0
+    device: str = "auto"
+    threads_per_worker: int | None = None
+    engine: str = "local"
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objectives", tuple(self.objectives))
+        for name, low in (("trials", 1), ("workers", 1), ("threads_per_worker", 1), ("epochs", 1), ("seed", 0)):
+            value = getattr(self, name)
+            optional = name in ("threads_per_worker", "epochs")
+            if not (optional and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+                raise UsageError(f"{name} = {value!r} must be a whole number of at least {low}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise UsageError(f"timeout {self.timeout_s!r} must be more than 0 seconds; leave it out for no limit")
+        for name, options in (("sampler", SAMPLERS), ("stopping", STOPPING), ("engine", ENGINES)):
+            _one_of(name, getattr(self, name), options)
+        if len(self.objectives) not in (1, 2) or self.objectives[0] != "accuracy":
+            raise UsageError(
+                f"objectives {', '.join(self.objectives) or '(none)'}: the first is accuracy, "
+                f"and at most one cost follows: {', '.join(COSTS)}"
+            )
+        for cost in self.objectives[1:]:
+            _one_of("objective", cost, COSTS)
+        if len(self.objectives) > 1 and self.stopping in ("halving", "hyperband"):
+            raise UsageError(
+                f"stopping {self.stopping!r} needs the single objective accuracy, not {' and '.join(self.objectives)}; "
+                "use stopping 'none' or drop the second objective"
+            )
+
+    @property
+    def measures_latency(self) -> bool:
+        """True if candidates are timed before they are trained."""
+        return self.budget.latency_ms is not None or "latency" in self.objectives
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker, so that all of them together do not exceed the cores."""
+        return self.threads_per_worker or max(1, available_cores() // self.workers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data. Paths of data are absolute, so that a study says where its images are from any folder."""
+        recipe = None if self.recipe is None else self.recipe.to_dict()
+        data = self.data.to_dict() | {"name": _data_name(self.data.name)}
+        plain = {name: value for name, value in asdict(replace(self, recipe=None)).items() if name not in ("data", "budget")}
+        return plain | {"objectives": list(self.objectives), "data": data, "budget": self.budget.to_dict(), "recipe": recipe}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:
+        """The inverse of `to_dict`."""
+        recipe = values.get("recipe")
+        parts = {
+            "data": DataSpec.from_dict(values["data"]),
+            "budget": Budget.from_dict(values.get("budget", {})),
+            "recipe": None if recipe is None else Recipe.from_dict(recipe),
+            "objectives": tuple(values.get("objectives", ("accuracy",))),
+        }
+        return cls(**{**values, **parts})
+
+
+def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -> None:
+    """Refuse to resume a study of another question.
+
+    Raises:
+        UsageError: naming the first difference, both values and the cure.
+    """
+    for name, option in _FIXED.items():
+        if name == "data":
+            before, now = _data_key(stored), _data_key(asked)
+        elif name == "recipe":
+            before, now = _recipe_keys(stored, asked)
+        else:
+            before, now = getattr(stored, name), getattr(asked, name)
+        if before != now:
+            was, given = _difference(before, now)
+            raise UsageError(
+                f"{where} holds a study with {name} {was}, not {given}; resume it with its own {option}, or give another output folder"
+            )
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_of(what: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise UsageError(f"unknown {what} {value!r}{near(str(value), options)}; known: {', '.join(options)}")
+
+
+def _data_name(name: str) -> str:
+    """A known data set's name, or a path made absolute."""
+    return str(Path(name).expanduser().resolve()) if os.sep in name or Path(name).expanduser().exists() else name
+
+
+def _data_key(config: SearchConfig) -> dict[str, Any]:
+    """What identifies the images; where they are stored and whether they may be fetched does not."""
+    values = config.data.to_dict()
+    kept = {name: value for name, value in values.items() if name not in ("root", "download", "name")}
+    return {"name": _data_name(config.data.name), **kept}
+
+
+def _recipe_keys(stored: SearchConfig, asked: SearchConfig) -> tuple[Any, Any]:
+    """Both recipes as data; one that was left open agrees with any of the same epochs."""
+    if stored.recipe is None or asked.recipe is None:
+        epochs = stored.recipe.epochs if stored.recipe is not None else stored.epochs
+        return epochs, epochs if asked.epochs is None else asked.epochs
+    # Entries left to the data (None) are resolved in the stored recipe; the seed is the study's, candidate by candidate.
+    before, now = stored.recipe.to_dict(), asked.recipe.to_dict()
+    now = {name: before.get(name) if value is None or name == "seed" else value for name, value in now.items()}
+    return before, now
+
+
+def _difference(before: Any, now: Any) -> tuple[str, str]:
+    """Both values in words, dictionaries by their first differing entry."""
+    if isinstance(before, Budget) and isinstance(now, Budget):
+        before, now = asdict(before), asdict(now)
+    if isinstance(before, dict) and isinstance(now, dict):
+        name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+        return f"{name} = {before.get(name)!r}", repr(now.get(name))
+    return repr(before), repr(now)

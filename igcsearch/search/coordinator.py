@@ -1,0 +1,347 @@
+"""The coordinator: the one place that asks and tells Optuna, for every engine.
+
+Engines call it from one thread. A proposal goes ask -> space -> settle, and becomes a Job or is told to the sampler at once. Results
+are recorded before the trial is told, so a kill -9 at any moment leaves a study that `recover` makes whole: it looks at every trial
+that is still running, finishes those whose result is recorded, and queues the others again (under the study's lock they are dead).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from igcsearch.errors import UsageError
+from igcsearch.spec import Architecture, Problem
+
+from . import events
+from .candidate import CANDIDATE, INTERRUPTED, RESULT, RETRY_OF, STATE, describe, read_candidate
+from .config import SearchConfig
+from .engines import DataFacts, Job
+from .samplers import derived_seed, make_pruner, make_sampler
+from .settle import Settled, Space, settle, space_refused, tell_settled, too_slow
+
+MAX_ATTEMPTS = 3  # of a candidate whose worker dies
+MAX_SETTLED = 1000  # proposals in a row that were not worth training
+MIN_FAILURES = 10  # failed candidates that end a run: more than this and more than `trials`
+MIN_COMPLETE = 4  # candidates trained to the end before any is stopped early
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided once, when a study is created: the resolved stopping rule and the population of evolving samplers."""
+
+    stopping: str
+    population: int
+
+
+@dataclass
+class _Running:
+    """A candidate that is handed out, or waits to be handed out again."""
+
+    trial: optuna.Trial
+    job: Job
+    facts: dict[str, Any]
+    reported: int = 0
+    latency_ms: float | None = None
+
+
+class Coordinator:
+    """Proposes, settles, stops, retries and records the candidates of one study.
+
+    Args:
+        study: opened under its lock.
+        config: with its recipe resolved.
+        space: proposes architectures.
+        facts: what the workers found in the data.
+        plan: of the study.
+        folder: of the study; checkpoints go to `candidates/<hash>/`.
+        emit: called with every event.
+        clock: seconds, for the time limit.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: SearchConfig,
+        *,
+        space: Space,
+        facts: DataFacts,
+        plan: Plan,
+        folder: Path,
+        emit: Callable[[events.Event], None] = lambda event: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if config.recipe is None:
+            raise ValueError("the coordinator needs a resolved recipe")
+        self.config, self.recipe, self.facts, self.emit = config, config.recipe, facts, emit
+        self._study, self._space, self._plan, self._folder, self._clock = study, space, plan, folder, clock
+        self._problem: Problem = facts.problem(config.budget)
+        study.pruner = make_pruner(plan.stopping, self.recipe.epochs)
+        self._deadline = None if config.timeout_s is None else clock() + config.timeout_s
+        self._running: dict[int, _Running] = {}
+        self._retries: deque[int] = deque()
+        self._seen: dict[str, int] = {}
+        self._unconditional: set[str] | None = None  # parameters that every full proposal has had
+        self._asked = 0  # proposals so far, those of dead runs that come again not counted
+        self._tally = {"complete": 0, "stopped": 0, "settled": 0, "failed": 0}
+        self._best = -1.0
+        self._in_a_row = self._failures = 0
+        self.ended: tuple[str, str] | None = None
+        self.recovered = self._recover()
+
+    # ------------------------------------------------------------------ what engines call
+
+    def next_job(self) -> Job | None:
+        """The next candidate to train; None if there is none now: the search has ended, or waits for those that run."""
+        if self._retries:
+            return self._hand_out(self._retries.popleft())
+        while self.ended is None:
+            if self._limit_reached():
+                return None
+            running = self._propose()
+            if running is not None:
+                if self.config.budget.latency_ms is None:
+                    self._in_a_row = 0  # else once it is measured
+                self._running[running.trial.number] = running
+                return self._hand_out(running.trial.number)
+        return None
+
+    def report(self, id: int, record: dict[str, Any]) -> bool:
+        """An epoch of a candidate: {"epoch" (from 1), "validation_accuracy", "seconds", ...}. False: stop it there."""
+        running = self._running[id]
+        epoch, accuracy = int(record["epoch"]), float(record["validation_accuracy"])
+        if epoch <= running.reported:
+            return True  # read back from the checkpoint after a worker died
+        running.reported = epoch
+        event = events.EpochDone(self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0)))
+        if len(self.config.objectives) == 1:
+            running.trial.report(accuracy, step=epoch)
+        self.emit(event)
+        if self._plan.stopping == "none" or epoch >= self.recipe.epochs or self._tally["complete"] < MIN_COMPLETE:
+            return True
+        return not running.trial.should_prune()
+
+    def measured(self, id: int, latency_ms: float) -> bool:
+        """The latency of a candidate, before it is trained. False: it is over the budget, drop it."""
+        running, limit = self._running[id], self.config.budget.latency_ms
+        running.latency_ms = latency_ms
+        if limit is None or latency_ms <= limit:
+            self._in_a_row = 0
+            return True
+        del self._running[id]
+        facts = {"params": running.facts["params"], "macs": running.facts["macs"], "latency_ms": latency_ms}
+        self._settle(running.trial, too_slow(latency_ms, limit), facts)
+        return False
+
+    def finished(self, id: int, result: dict[str, Any]) -> None:
+        """A candidate's training is over: {"accuracy", "epochs", "curve", "seconds", "stopped", "device", "threads",
+        "architecture" (hardened JSON data, where something was learned)}."""
+        running = self._running.pop(id)
+        learned = result.get("architecture")
+        facts = describe(Architecture.from_dict(learned)) if learned else {}
+        state = "stopped" if result.get("stopped") else "complete"
+        record = {**facts, **{k: v for k, v in result.items() if k not in ("stopped", "architecture")}}
+        record |= {"latency_ms": running.latency_ms, "state": state}
+        if state == "stopped":
+            record["reason"] = f"stopped early at epoch {result['epochs']} of {self.recipe.epochs}"
+        running.trial.set_user_attr(RESULT, record)
+        self._tell(running.trial, {**running.facts, **record})
+        self._clear(running.job)
+        self._tally[state] += 1
+        accuracy, cost = float(record["accuracy"]), {**running.facts, **record}
+        if state == "stopped":
+            self.emit(events.Stopped(self.counts, id, int(result["epochs"]), accuracy))
+            return
+        best, self._best = accuracy > self._best, max(accuracy, self._best)
+        seconds, latency = float(record.get("seconds", 0.0)), running.latency_ms
+        self.emit(events.Finished(self.counts, id, accuracy, cost["params"], cost["macs"], latency, seconds, best))
+
+    def failed(self, id: int, reason: str) -> None:
+        """A candidate failed by itself (its loss diverged, it raised): the reason is recorded, the search goes on."""
+        running = self._running.pop(id)
+        record = {"state": "failed", "reason": reason}
+        running.trial.set_user_attr(RESULT, record)
+        self._tell(running.trial, record)
+        self._clear(running.job)
+        self._tally["failed"] += 1
+        self._failures += 1
+        self.emit(events.Failed(self.counts, id, reason))
+        if self._failures > max(MIN_FAILURES, self.config.trials):
+            self._end("failures", f"{self._failures} candidates failed in this run, the last one: {reason}")
+
+    def lost(self, id: int, reason: str) -> None:
+        """A candidate's worker died: it goes on from its checkpoint on another one, a bounded number of times."""
+        running = self._running[id]
+        if running.job.attempt >= MAX_ATTEMPTS:
+            self.failed(id, f"{reason}, {running.job.attempt} times")
+            return
+        running.job = replace(running.job, attempt=running.job.attempt + 1)
+        self._retries.append(id)
+        self.emit(events.Retried(self.counts, id, reason, running.job.attempt))
+
+    def interrupt(self, reason: str = "interrupted", message: str = "interrupted; resume to go on") -> None:
+        """End now: what still runs is queued to go on from its checkpoint when the study is resumed."""
+        for id in list(self._running):
+            trial = self._running.pop(id).trial
+            self._requeue(trial, trial.params)
+        self._retries.clear()
+        self._end(reason, message)
+
+    # ------------------------------------------------------------------ what callers may know
+
+    @property
+    def counts(self) -> events.Counts:
+        """Where the study stands."""
+        return events.Counts(self.config.trials, running=len(self._running), **self._tally)
+
+    @property
+    def expired(self) -> bool:
+        """True once the time limit is over; the engine then stops its workers and calls `interrupt`."""
+        return self._deadline is not None and self._clock() >= self._deadline
+
+    @property
+    def remaining(self) -> int:
+        """Candidates to train until the limit, those under way included."""
+        return max(0, self.config.trials - self.counts.trained)
+
+    # ------------------------------------------------------------------ proposing
+
+    def _limit_reached(self) -> bool:
+        if self.remaining == 0:
+            trained = self.counts.trained
+            self._end("trials", f"{trained} candidates are trained" + (f" of {self.config.trials}" if trained < self.config.trials else ""))
+        if self._in_a_row >= MAX_SETTLED:
+            self._end("settled", f"{MAX_SETTLED:,} proposals in a row were not worth training; widen the space or the budget")
+        return self.ended is not None or self.expired or len(self._running) >= self.remaining
+
+    def _propose(self) -> _Running | None:
+        """Ask for one proposal; None if it was settled."""
+        self._study.sampler = make_sampler(
+            self.config.sampler, derived_seed(self.config.seed, f"proposal {self._asked}"), self._plan.population
+        )
+        trial = self._study.ask()
+        self._asked += 1
+        try:
+            architecture = self._space.propose(trial, self._problem)
+        except UsageError as error:
+            self._settle(trial, space_refused(error), {})
+            return None
+        self._know(trial.params)
+        settled = settle(architecture, self.config.budget, self._seen)
+        if settled is not None:
+            self._settle(trial, settled, describe(architecture, stored=False))
+            return None
+        seed = derived_seed(self.config.seed, architecture.key)
+        facts = describe(architecture) | {"seed": seed, "train_images": self.facts.train, "image_size": self.facts.image_size}
+        trial.set_user_attr(CANDIDATE, facts)
+        self._seen[architecture.key] = trial.number
+        checkpoint = self._folder / "candidates" / architecture.hash / "checkpoint.pt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        recipe = self.recipe.to_dict() | {"seed": seed}
+        job = Job(trial.number, architecture.to_json(), recipe, str(checkpoint), self.config.measures_latency)
+        return _Running(trial, job, facts)
+
+    def _hand_out(self, id: int) -> Job:
+        running = self._running[id]
+        facts, job = running.facts, running.job
+        self.emit(
+            events.CandidateStarted(self.counts, id, facts["hash"], facts["family"], facts["params"], facts["macs"], job.attempt)
+        )
+        return job
+
+    def _know(self, params: dict[str, Any]) -> None:
+        self._unconditional = set(params) if self._unconditional is None else self._unconditional & set(params)
+
+    def _settle(self, trial: optuna.Trial, settled: Settled, facts: dict[str, Any]) -> None:
+        record = {**facts, "state": "settled", "kind": settled.kind, "reason": settled.reason, "violation": settled.violation}
+        trial.set_user_attr(RESULT, record)
+        self._tell(trial, record)
+        self._tally["settled"] += 1
+        self._in_a_row += 1
+        self.emit(events.ProposalSettled(self.counts, trial.number, settled.kind, settled.reason))
+
+    # ------------------------------------------------------------------ telling
+
+    def _tell(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
+        """Tell Optuna what `record` says; the record is stored already, so this can be done again after a kill."""
+        state = record["state"]
+        if state != "complete":
+            trial.set_user_attr(STATE, state)
+        if state == "complete":
+            self._study.tell(trial.number, self._values(record))
+        elif state == "stopped":
+            self._study.tell(trial.number, state=TrialState.PRUNED)
+        elif state == "failed":
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            whole = self._unconditional is not None and self._unconditional <= set(trial.params)
+            values = self._values({"params": 10**12, "macs": 10**15, "latency_ms": 1e9, **_known(record), "accuracy": 0.0})
+            tell_settled(self._study, trial, record["violation"], self.config.sampler, values, complete_params=whole)
+
+    def _values(self, record: dict[str, Any]) -> list[float]:
+        names = {"latency": "latency_ms"}
+        return [float(record[names.get(objective, objective)]) for objective in self.config.objectives]
+
+    def _end(self, reason: str, message: str) -> None:
+        if self.ended is None:
+            self.ended = (reason, message)
+
+    def _clear(self, job: Job) -> None:
+        """The checkpoint of a candidate that is told has served."""
+        shutil.rmtree(Path(job.checkpoint).parent, ignore_errors=True)
+
+    # ------------------------------------------------------------------ after a run that died
+
+    def _recover(self) -> int:
+        """Rebuild what this object knows from the study, and make the trials of a dead run whole. Number of those queued again."""
+        trials = self._study.get_trials(deepcopy=False)
+        requeued = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
+        for frozen in trials:
+            if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) or CANDIDATE in frozen.user_attrs:
+                self._know(frozen.params)
+        for frozen in trials:
+            if frozen.state != TrialState.RUNNING:
+                continue
+            trial = optuna.Trial(self._study, frozen._trial_id)
+            if RESULT in frozen.user_attrs:
+                self._tell(trial, {**frozen.user_attrs.get(CANDIDATE, {}), **frozen.user_attrs[RESULT]})
+            elif frozen.number in requeued:
+                self._requeue(trial, None)
+            else:  # killed before it was recorded as a candidate: proposed anew, unless its parameters came from the queue
+                params = frozen.params if CANDIDATE in frozen.user_attrs else frozen.system_attrs.get("fixed_params")
+                self._requeue(trial, params)
+        trials = self._study.get_trials(deepcopy=False)
+        for frozen in trials:
+            self._remember(frozen)
+        return sum(trial.state == TrialState.WAITING for trial in trials)
+
+    def _remember(self, frozen: FrozenTrial) -> None:
+        candidate = read_candidate(frozen)
+        if candidate is None:
+            return
+        self._asked += 1
+        self._tally[candidate.state] += 1
+        if CANDIDATE in frozen.user_attrs:
+            self._seen[candidate.key] = candidate.id
+            shutil.rmtree(self._folder / "candidates" / candidate.hash, ignore_errors=True)
+        if candidate.state == "complete" and candidate.accuracy is not None:
+            self._best = max(self._best, candidate.accuracy)
+
+    def _requeue(self, trial: optuna.Trial, params: dict[str, Any] | None) -> None:
+        """Queue a dead candidate's parameters again and fail its trial; a kill between the two is seen by RETRY_OF."""
+        if params:
+            self._study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
+        trial.set_user_attr(STATE, INTERRUPTED)
+        self._study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _known(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if value is not None}

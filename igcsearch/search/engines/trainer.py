@@ -1,0 +1,83 @@
+"""The worker's real trainer: igcsearch.training on one device. The only module of the search that imports torch."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from igcsearch import __version__
+from igcsearch.nn import build, measure
+from igcsearch.training import Epoch, Recipe, default_recipe, load_data, resolve_device, time_step, train
+
+from . import DataFacts, Job
+from .worker import WorkerSpec, architecture_of
+
+
+class Trainer:
+    """Loads the data once, then trains one candidate after another.
+
+    Raises:
+        UsageError: data or a device that cannot be used.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        self._device = resolve_device(spec.device)
+        self._threads = spec.threads
+        self._data = data = load_data(spec.data)
+        recipe = default_recipe(data, epochs=spec.epochs) if spec.recipe is None else spec.recipe.resolve(data)
+        self.facts = DataFacts(
+            name=data.name,
+            image_size=data.image_size,
+            in_channels=data.in_channels,
+            num_classes=data.num_classes,
+            train=len(data.train.labels),
+            validation=len(data.validation.labels),
+            test=len(data.test.labels),
+            recipe=recipe.to_dict(),
+            device=str(self._device),
+            threads=spec.threads,
+            versions={"igcsearch": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        )
+
+    def time_step(self, job: Job) -> float:
+        """Seconds of one training step of the job's network."""
+        recipe = Recipe.from_dict(job.recipe)
+        return time_step(architecture_of(job), self._data, recipe, device=str(self._device), threads=self._threads)
+
+    def latency(self, job: Job) -> float:
+        """Median milliseconds of one image through the job's network, by one thread."""
+        network = build(architecture_of(job), seed=0)
+        return float(measure.latency(network, device=str(self._device), batch=1, threads=1)["median_ms"])
+
+    def train(self, job: Job, on_epoch: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Train the job's network, from its checkpoint where there is one. The result as plain data."""
+
+        def told(epoch: Epoch) -> bool:
+            return on_epoch({"epoch": epoch.epoch, "validation_accuracy": epoch.validation_accuracy, "seconds": epoch.seconds})
+
+        architecture = architecture_of(job)
+        result = train(
+            architecture,
+            self._data,
+            Recipe.from_dict(job.recipe),
+            device=str(self._device),
+            threads=self._threads,
+            checkpoint=Path(job.checkpoint),
+            on_epoch=told,
+        )
+        learned = result.architecture.to_dict() if result.architecture.hash != architecture.hash else None
+        return {
+            "accuracy": float(result.validation_accuracy),
+            "epochs": int(result.epochs),
+            "curve": [dict(epoch) for epoch in result.curve],
+            "seconds": float(result.seconds),
+            "stopped": bool(result.stopped),
+            "device": str(result.device),
+            "threads": self._threads,
+            "architecture": learned,
+        }

@@ -1,0 +1,142 @@
+"""The process that trains candidates for the local engine. Imports torch when it starts, loads the data once, then waits for jobs.
+
+It speaks over one pipe, in tuples whose first member says what they are, and never touches the study. Each message to the
+coordinator that has an answer (an epoch, a latency) is followed by waiting for it.
+    in:  ("train", Job) ("time", Job)                                       answers: True | False
+    out: ("ready", DataFacts) ("refused", text)   then   ("timed", seconds) | ("latency", ms) ("epoch", record)
+         ("finished", result) ("failed", text) ("dropped",)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from igcsearch.errors import UsageError
+from igcsearch.spec import Architecture
+from igcsearch.training import DataSpec, Recipe
+
+from . import DataFacts, Job
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is told when it starts; `trainer` is `module:class` or `file.py:class` (tests put their own there)."""
+
+    data: DataSpec
+    recipe: Recipe | None
+    epochs: int | None
+    device: str
+    threads: int
+    trainer: str = "igcsearch.search.engines.trainer:Trainer"
+
+
+class TrainerLike(Protocol):
+    """What does a worker's work: made once for each worker, from its WorkerSpec."""
+
+    facts: DataFacts
+
+    def time_step(self, job: Job) -> float: ...
+
+    def latency(self, job: Job) -> float: ...
+
+    def train(self, job: Job, on_epoch: Callable[[dict[str, Any]], bool]) -> dict[str, Any]: ...
+
+
+def main(connection: Connection, spec: WorkerSpec, parent: int) -> None:
+    """The process's whole life: ends when the pipe closes, which the death of the coordinator does too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
+    _die_with(parent)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    try:
+        trainer: TrainerLike = _find(spec.trainer)(spec)
+        connection.send(("ready", trainer.facts))
+    except UsageError as error:
+        connection.send(("refused", str(error)))
+        return
+    while True:
+        kind, job = inbox.get()
+        try:
+            if kind == "time":
+                connection.send(("timed", trainer.time_step(job)))
+            else:
+                connection.send(_train(trainer, job, connection, inbox))
+        except Exception as error:  # whatever happens inside one candidate is that candidate's
+            connection.send(("failed", _described(error)))
+
+
+def _train(trainer: TrainerLike, job: Job, connection: Connection, inbox: queue.SimpleQueue[Any]) -> tuple[Any, ...]:
+    def ask(*message: Any) -> bool:
+        connection.send(message)
+        return bool(inbox.get())
+
+    if job.latency and not ask("latency", trainer.latency(job)):
+        return ("dropped",)
+    return ("finished", trainer.train(job, lambda record: ask("epoch", record)))
+
+
+def _receive(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
+    """Read the pipe in a thread of its own, so that its end is noticed in the middle of an epoch."""
+    while True:
+        try:
+            inbox.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def _die_with(parent: int) -> None:
+    """On Linux the kernel ends this process with its parent, kill -9 included."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(0)
+
+
+def _find(name: str) -> Callable[[WorkerSpec], TrainerLike]:
+    where, _, attribute = name.rpartition(":")
+    if not where.endswith(".py"):
+        found: Callable[[WorkerSpec], TrainerLike] = getattr(import_module(where), attribute)
+        return found
+    module_spec = spec_from_file_location(Path(where).stem, where)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
+    module_spec.loader.exec_module(module)
+    found = getattr(module, attribute)
+    return found
+
+
+def _described(error: Exception) -> str:
+    """The error in one line, with the place in the code unless it is one that speaks for itself."""
+    if isinstance(error, UsageError) or type(error).__name__ == "TrainingDiverged":
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first} ({Path(place.filename).name}:{place.lineno})"
+
+
+def architecture_of(job: Job) -> Architecture:
+    """The network of a job."""
+    return Architecture.from_json(job.architecture)
+
+
+def python_versions() -> dict[str, str]:
+    """Versions that any worker can tell."""
+    return {"python": platform.python_version()}

@@ -1,0 +1,250 @@
+"""A block: an ordered product of steps with a shortcut around it. Floor 0.
+
+A step is a factor (factor.py), a pooling, or several lanes side by side (split / concat / add). Costs, canonical text and
+the analysis of conditions.py are computed once per block object: searches share the objects through the memoised block
+definitions, which is what lets them settle thousands of architectures a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..errors import UsageError
+from .factor import Factor, Shuffle, check_activation
+from .permutations import Order
+from .problem import Cost
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Max or average pooling over kernel_size x kernel_size with padding (kernel_size - 1) // 2; channels pass alone.
+
+    Raises:
+        UsageError: a kind other than max and avg, or a size below 1.
+    """
+
+    channels: int
+    kind: str = "max"
+    kernel_size: int = 3
+    stride: int = 2
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("max", "avg"):
+            raise UsageError(f"unknown pooling {self.kind!r}; kinds: max, avg")
+        if min(self.channels, self.kernel_size, self.stride) < 1:
+            raise UsageError("channels, kernel_size and stride of a pooling must be at least 1")
+
+    @property
+    def in_channels(self) -> int:
+        """Channels read."""
+        return self.channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels written: the same."""
+        return self.channels
+
+    def out_size(self, size: int) -> int:
+        """Side of the output map for an input map of side `size`."""
+        return (size + 2 * ((self.kernel_size - 1) // 2) - self.kernel_size) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Lanes side by side: each gets the whole input, or with `split` its own slice; outputs are concatenated or added.
+
+    Args:
+        lanes: products of steps; an empty lane passes its input on.
+        in_channels: channels read.
+        split: widths of the slices, one a lane, or None: every lane reads all channels.
+        join: concat or add.
+        shuffle: the permutation behind the join; interleave reads a (lanes, C / lanes) table.
+
+    Raises:
+        UsageError: lanes that do not fit together (widths, strides).
+    """
+
+    lanes: tuple[tuple[Step, ...], ...]
+    in_channels: int
+    split: tuple[int, ...] | None = None
+    join: str = "concat"
+    shuffle: Shuffle = Shuffle("identity")
+
+    def __post_init__(self) -> None:
+        if not self.lanes or self.join not in ("concat", "add"):
+            raise UsageError(
+                f"{len(self.lanes)} lanes joined by {self.join!r}: give at least one lane and concat or add"
+            )
+        if self.split is not None and (len(self.split) != len(self.lanes) or sum(self.split) != self.in_channels):
+            raise UsageError(f"split {self.split} must have one width a lane and sum to {self.in_channels} channels")
+        for lane, width in zip(self.lanes, self.lane_widths, strict=True):
+            check_chain(lane, width, "lane")
+        if len({chain_stride(lane) for lane in self.lanes}) > 1:
+            raise UsageError(f"lanes have strides {[chain_stride(lane) for lane in self.lanes]}; they must agree")
+        if self.join == "add" and len(set(self.lane_outputs)) > 1:
+            raise UsageError(f"lanes of {list(self.lane_outputs)} channels cannot be added; they must agree")
+        order = self.shuffle.order
+        if order is not None and len(order) != self.out_channels:
+            raise UsageError(f"an explicit order of {len(order)} channels stands behind lanes of {self.out_channels}")
+
+    @property
+    def lane_widths(self) -> tuple[int, ...]:
+        """Input channels of each lane."""
+        return self.split or (self.in_channels,) * len(self.lanes)
+
+    @property
+    def lane_outputs(self) -> tuple[int, ...]:
+        """Output channels of each lane."""
+        return tuple(
+            lane[-1].out_channels if lane else width for lane, width in zip(self.lanes, self.lane_widths, strict=True)
+        )
+
+    @property
+    def out_channels(self) -> int:
+        """Channels behind the join."""
+        return sum(self.lane_outputs) if self.join == "concat" else self.lane_outputs[0]
+
+    @cached_property
+    def order(self) -> Order:
+        """The permutation behind the join. Shape (out_channels,)."""
+        return self.shuffle.resolve(self.out_channels, len(self.lanes))
+
+
+Step = Factor | Pool | Parallel
+
+
+@dataclass(frozen=True)
+class Block:
+    """An ordered product of steps, with a shortcut and the activation behind their sum.
+
+    Args:
+        steps: what the input runs through, in order.
+        shortcut: None for no shortcut, () for the identity, or the steps of a projection; it is added to the product.
+        activation: behind the sum (or behind the product where there is no shortcut).
+        family: the name of the definition that made it, for tables only.
+
+    Raises:
+        UsageError: steps whose widths do not meet, or a shortcut that does not fit the product.
+    """
+
+    steps: tuple[Step, ...]
+    shortcut: tuple[Step, ...] | None = None
+    activation: str | None = None
+    family: str = ""
+    _costs: dict[int, tuple[Cost, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise UsageError("a block needs at least one step")
+        check_chain(self.steps, self.in_channels, "block")
+        check_activation(self.activation)
+        if self.shortcut is not None:
+            check_chain(self.shortcut, self.in_channels, "shortcut")
+            width = self.shortcut[-1].out_channels if self.shortcut else self.in_channels
+            if width != self.out_channels or chain_stride(self.shortcut) != self.stride:
+                raise UsageError(
+                    f"a shortcut of {width} channels and stride {chain_stride(self.shortcut)} cannot be added to a product "
+                    f"of {self.out_channels} channels and stride {self.stride}; use a projection or none"
+                )
+
+    @property
+    def in_channels(self) -> int:
+        """Channels read."""
+        return self.steps[0].in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels written."""
+        return self.steps[-1].out_channels
+
+    @cached_property
+    def stride(self) -> int:
+        """By how much the block shrinks a map."""
+        return chain_stride(self.steps)
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The factors of the product, in order, those inside lanes left out."""
+        return tuple(step for step in self.steps if isinstance(step, Factor))
+
+    @cached_property
+    def params(self) -> int:
+        """Trainable parameters, shortcut included."""
+        return sum(factor.params for factor in every_factor((*self.steps, *(self.shortcut or ()))))
+
+    def cost_at(self, size: int) -> tuple[Cost, int]:
+        """Cost for an input map of side `size`, and the side of the output map."""
+        found = self._costs.get(size)
+        if found is None:
+            macs, out_size = chain_macs(self.steps, size)
+            macs += chain_macs(self.shortcut or (), size)[0]
+            found = self._costs[size] = (Cost(self.params, macs), out_size)
+        return found
+
+    @cached_property
+    def text(self) -> str:
+        """Canonical JSON text, computed once; hashes are put together from it."""
+        from .serialise import block_data, canonical
+
+        return canonical(block_data(self))
+
+    @cached_property
+    def key_text(self) -> str:
+        """Canonical text of what the block is up to relabelling of channels (identity.py), computed once."""
+        from .identity import equivalence_text
+
+        return equivalence_text(self)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """Conditions of the block: `conditions.block_report`, computed once."""
+        from .conditions import block_report
+
+        return block_report(self)
+
+
+def check_chain(steps: tuple[Step, ...], width: int, what: str) -> None:
+    """Raise UsageError unless each step reads as many channels as the one before it writes, `width` at first."""
+    for position, step in enumerate(steps):
+        if step.in_channels != width:
+            raise UsageError(f"step {position + 1} of a {what} reads {step.in_channels} channels but is given {width}")
+        width = step.out_channels
+
+
+def chain_stride(steps: tuple[Step, ...]) -> int:
+    """By how much a product of steps shrinks a map."""
+    stride = 1
+    for step in steps:
+        stride *= chain_stride(step.lanes[0]) if isinstance(step, Parallel) else step.stride
+    return stride
+
+
+def every_factor(steps: tuple[Step, ...]) -> Iterator[Factor]:
+    """All factors of a product, those inside lanes included."""
+    for step in steps:
+        if isinstance(step, Factor):
+            yield step
+        elif isinstance(step, Parallel):
+            for lane in step.lanes:
+                yield from every_factor(lane)
+
+
+def chain_macs(steps: tuple[Step, ...], size: int) -> tuple[int, int]:
+    """Multiply-adds of a product of steps for an input map of side `size`, and the side of its output map."""
+    macs = 0
+    for step in steps:
+        if isinstance(step, Parallel):
+            parts = [chain_macs(lane, size) for lane in step.lanes]
+            macs += sum(part[0] for part in parts)
+            size = parts[0][1]
+        else:
+            size = step.out_size(size)
+            if isinstance(step, Factor):
+                macs += step.weights * size * size
+    return macs, size
+
+
+__all__ = ["Block", "Parallel", "Pool", "Step", "chain_macs", "chain_stride", "every_factor"]

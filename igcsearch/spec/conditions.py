@@ -1,0 +1,213 @@
+"""What a product of structured sparse kernels satisfies: path counts, level of complementarity, balance. Floor 0.
+
+Conditions are of the product of *all* factors by channel support: a grouped 3x3 counts with its support, lanes side by
+side add, an identity shortcut does not count (`igcv2.md` 1.5). Interleaves at widths that divide are settled in closed
+form; any other product by exact counting, memoised by what it depends on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from .block import Block, Parallel, Step
+from .factor import Factor
+
+LEVELS = ("none", "loose", "nearly", "strict")
+
+
+class Paths(NamedTuple):
+    """Path counts of a product, and the level of its complementarity."""
+
+    level: str
+    smallest: int
+    largest: int
+    mean: float
+
+    @property
+    def one_path(self) -> bool:
+        """True if exactly one path leads from each input to each output channel."""
+        return self.smallest == self.largest == 1
+
+
+def support(step: Step) -> NDArray[np.int64]:
+    """Matrix of shape (out_channels, in_channels): paths through one step, its shuffle included."""
+    if isinstance(step, Factor):
+        rows, columns = step.out_channels // step.groups, step.branch_width
+        matrix: NDArray[np.int64] = np.kron(
+            np.eye(step.groups, dtype=np.int64), np.ones((rows, columns), dtype=np.int64)
+        )
+        return matrix[step.order]
+    if isinstance(step, Parallel):
+        return _lanes(step)[step.order]
+    return np.eye(step.channels, dtype=np.int64)
+
+
+def path_counts(steps: Sequence[Step]) -> NDArray[np.int64]:
+    """Paths from each input to each output channel over a product of steps (factors, lanes, pooling).
+
+    Returns:
+        Integer array of shape (out_channels, in_channels); exact below 2**53.
+    """
+    total = support(steps[0]).astype(np.float64)
+    for step in steps[1:]:
+        total = support(step).astype(np.float64) @ total
+    return total.astype(np.int64)
+
+
+def is_group_convolution(counts: NDArray[np.int64]) -> bool:
+    """True if the support of a product is that of a group convolution with dense, equally large branches.
+
+    Args:
+        counts: path counts of shape (out_channels, in_channels).
+    """
+    patterns, members = np.unique(counts > 0, axis=0, return_counts=True)
+    columns = patterns.sum(axis=0)
+    sizes = patterns.sum(axis=1)
+    return bool((columns == 1).all() and (members == members[0]).all() and (sizes == sizes[0]).all())
+
+
+def is_strict(steps: Sequence[Step]) -> bool:
+    """True if every path count is 1 and, cut anywhere, both parts are group convolutions with dense branches."""
+    if not bool((path_counts(steps) == 1).all()):
+        return False
+    cuts = range(1, len(steps))
+    return all(
+        is_group_convolution(path_counts(steps[:cut])) and is_group_convolution(path_counts(steps[cut:]))
+        for cut in cuts
+    )
+
+
+def is_complementary(steps: Sequence[Step]) -> bool:
+    """True if at least one path leads from each input to each output channel: the composed kernel is dense."""
+    return paths(tuple(steps)).smallest >= 1
+
+
+def paths(steps: tuple[Step, ...]) -> Paths:
+    """Level and path counts of a product of steps."""
+    return _interleaved(steps) or _counted(tuple(_channel_view(step) for step in steps))
+
+
+def level(block: Block) -> str:
+    """The level of a block's complementarity: strict, nearly, loose or none."""
+    return str(block.report["complementary"])
+
+
+def balance(factors: Sequence[Factor]) -> float:
+    """Weights of a product over their lower bound L*(S*C_0*prod C_l)^(1/L); 1 is balanced (`igcv2.md` 1.3).
+
+    The bound holds for products with one path, width changes included; S is the product of the kernel areas.
+    """
+    return sum(factor.weights for factor in factors) / lower_bound(factors)
+
+
+def lower_bound(factors: Sequence[Factor]) -> float:
+    """Fewest weights of any one-path product with these kernel areas and widths: L*(S*C_0*prod C_l)^(1/L)."""
+    terms = math.log(factors[0].in_channels) + sum(math.log(f.area * f.out_channels) for f in factors)
+    return len(factors) * math.exp(terms / len(factors))
+
+
+def block_report(block: Block) -> dict[str, Any]:
+    """What `igcsearch check` says of a block, as JSON data; `Block.report` keeps it."""
+    found = paths(block.steps)
+    factors = block.factors
+    only_factors = len(factors) == len(block.steps)
+    return {
+        "family": block.family,
+        "channels": [block.in_channels, block.out_channels],
+        "stride": block.stride,
+        "branch_widths": [factor.branch_width for factor in factors],
+        "complementary": found.level,
+        "one_path": found.one_path,
+        "paths": {"min": found.smallest, "max": found.largest, "mean": found.mean},
+        "balance": balance(factors) if only_factors else None,
+        "weights": sum(factor.weights for factor in factors),
+        "lower_bound": lower_bound(factors) if only_factors else None,
+        "params": block.params,
+    }
+
+
+def factorizations(width: int, n: int, *, smallest: int = 2, largest: int | None = None) -> list[tuple[int, ...]]:
+    """Every ordered way to write `width` as a product of `n` branch widths within [smallest, largest], in ascending order."""
+    return list(_factorizations(width, n, smallest, width if largest is None else largest))
+
+
+def need_factorization(width: int, n: int, *, smallest: int = 2, largest: int | None = None) -> list[tuple[int, ...]]:
+    """`factorizations`, or an error that names the nearest widths that have one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = factorizations(width, n, smallest=smallest, largest=largest)
+    if found:
+        return found
+    top = width if largest is None else largest
+    candidates = (other for d in range(1, 4 * width + 16) for other in (width + d, width - d) if other >= 1)
+    works = (other for other in candidates if factorizations(other, n, smallest=smallest, largest=max(top, smallest)))
+    nearest = [str(other) for _, other in zip(range(2), works, strict=False)]
+    hint = f"; nearest widths: {', '.join(nearest)}" if nearest else ""
+    raise UsageError(f"width {width} has no factorization into {n} branch widths within [{smallest}, {top}]{hint}")
+
+
+def _factorizations(width: int, n: int, smallest: int, largest: int) -> Iterator[tuple[int, ...]]:
+    if n == 0:
+        if width == 1:
+            yield ()
+        return
+    for first in range(smallest, min(width, largest) + 1):
+        if width % first == 0:
+            for rest in _factorizations(width // first, n - 1, smallest, largest):
+                yield (first, *rest)
+
+
+def _interleaved(steps: tuple[Step, ...]) -> Paths | None:
+    """Closed form for interleaved factors on one width: every count is floor or ceil of prod K / C (`igcv2.md` 1.5)."""
+    channels, product = steps[0].in_channels, 1
+    for step in steps:
+        if not isinstance(step, Factor) or step.in_channels != channels or step.out_channels != channels:
+            return None
+        if step.shuffle.kind != "interleave":
+            return None
+        product *= step.branch_width
+    smallest, largest = product // channels, -(-product // channels)
+    return Paths(_level(smallest, largest, product == channels), smallest, largest, product / channels)
+
+
+def _level(smallest: int, largest: int, strict: bool) -> str:
+    if smallest < 1:
+        return "none"
+    if strict:
+        return "strict"
+    return "nearly" if largest <= 2 else "loose"
+
+
+def _channel_view(step: Step) -> Step:
+    """`step` less all that its support does not depend on, so that memoised counts are shared."""
+    if isinstance(step, Factor):
+        return Factor(step.in_channels, step.out_channels, groups=step.groups, shuffle=step.shuffle)
+    return step
+
+
+@lru_cache(maxsize=16384)
+def _counted(steps: tuple[Step, ...]) -> Paths:
+    counts = path_counts(steps)
+    smallest, largest = int(counts.min()), int(counts.max())
+    strict = smallest == largest == 1 and is_strict(steps)
+    return Paths(_level(smallest, largest, strict), smallest, largest, float(counts.mean()))
+
+
+def _lanes(step: Parallel) -> NDArray[np.int64]:
+    matrices = []
+    start = 0
+    for lane, width in zip(step.lanes, step.lane_widths, strict=True):
+        selected = np.zeros((width, step.in_channels), dtype=np.int64)
+        selected[np.arange(width), np.arange(start, start + width)] = 1
+        matrices.append(path_counts(lane) @ selected if lane else selected)
+        start += width if step.split is not None else 0
+    return np.concatenate(matrices) if step.join == "concat" else np.sum(matrices, axis=0)

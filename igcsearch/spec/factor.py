@@ -1,0 +1,148 @@
+"""One structured sparse kernel, the unit that every block is a product of, and the permutation behind it. Floor 0.
+
+Steps that are no factor (pooling, lanes side by side) are in block.py; what the products satisfy is in conditions.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import UsageError, near
+from . import permutations
+from .permutations import Order
+
+ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "gelu")
+SHUFFLES = ("interleave", "identity", "random", "explicit")
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """The permutation behind a factor.
+
+    Args:
+        kind: interleave (transpose of the (C/K, K) table), identity, random (by seed) or explicit (by order).
+        seed: of a random shuffle; it alone fixes the permutation.
+        order: of an explicit shuffle: position i takes channel order[i].
+
+    Raises:
+        UsageError: an unknown kind, or a seed or order that is missing or does not belong to the kind.
+    """
+
+    kind: str = "interleave"
+    seed: int | None = None
+    order: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in SHUFFLES:
+            raise UsageError(f"unknown shuffle {self.kind!r}{near(self.kind, SHUFFLES)}; kinds: {', '.join(SHUFFLES)}")
+        if (self.kind == "random") != (self.seed is not None):
+            raise UsageError(
+                f"shuffle {self.kind!r} with seed {self.seed}: a random shuffle has a seed, others have none"
+            )
+        if (self.kind == "explicit") != (self.order is not None):
+            raise UsageError(f"shuffle {self.kind!r}: an explicit shuffle has an order, others have none")
+        if self.order is not None and sorted(self.order) != list(range(len(self.order))):
+            raise UsageError(
+                f"an explicit order of {len(self.order)} channels must hold each of 0..{len(self.order) - 1} once"
+            )
+
+    def resolve(self, channels: int, groups: int) -> Order:
+        """The permutation of shape (channels,) behind a factor with that many output channels and branches."""
+        if self.kind == "interleave":
+            return permutations.interleave(channels, groups)
+        if self.kind == "identity":
+            return permutations.identity(channels)
+        if self.seed is not None:
+            return permutations.random_order(channels, self.seed)
+        assert self.order is not None
+        return permutations.explicit(self.order)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A group convolution and the permutation behind it, then its norm and activation.
+
+    Order of execution: convolution, shuffle, batch norm (if `norm`), activation. Padding is that of "same" at stride 1:
+    dilation * (kernel_size // 2).
+
+    Args:
+        in_channels, out_channels: C_in and C_out.
+        kernel_size: odd side of the square kernel; S = kernel_size**2.
+        groups: branches; the branch width K is in_channels / groups.
+        stride, dilation, bias: as in `torch.nn.Conv2d`.
+        norm: affine batch norm behind the shuffle.
+        activation: one of ACTIVATIONS, or None.
+        shuffle: the permutation of the output channels.
+
+    Raises:
+        UsageError: channels that the groups do not divide, an even kernel, an explicit order of another length.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int = 1
+    groups: int = 1
+    stride: int = 1
+    dilation: int = 1
+    bias: bool = False
+    norm: bool = False
+    activation: str | None = None
+    shuffle: Shuffle = Shuffle()
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("in_channels", "out_channels", "groups", "stride", "dilation")}
+        for name, value in sizes.items():
+            if value < 1:
+                raise UsageError(f"{name} = {value} of a factor must be at least 1")
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise UsageError(
+                f"{self.groups} groups do not divide {self.in_channels} -> {self.out_channels} channels; "
+                f"use a common divisor of both"
+            )
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise UsageError(f"kernel size {self.kernel_size} of a factor must be odd")
+        check_activation(self.activation)
+        order = self.shuffle.order
+        if order is not None and len(order) != self.out_channels:
+            raise UsageError(
+                f"an explicit order of {len(order)} channels stands behind a factor of {self.out_channels}"
+            )
+
+    @property
+    def branch_width(self) -> int:
+        """K: the input channels of one branch."""
+        return self.in_channels // self.groups
+
+    @property
+    def area(self) -> int:
+        """S: the kernel's positions."""
+        return self.kernel_size**2
+
+    @property
+    def weights(self) -> int:
+        """S * K * C_out: the kernel's weights, the factor's term in the balance condition (`igcv2.md` 1.3)."""
+        return self.area * self.branch_width * self.out_channels
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters, bias and batch norm included."""
+        return self.weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
+
+    def out_size(self, size: int) -> int:
+        """Side of the output map for an input map of side `size`; smaller maps are padded, so it is at least 1."""
+        padding = self.dilation * (self.kernel_size // 2)
+        return (size + 2 * padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
+
+    @cached_property
+    def order(self) -> Order:
+        """The permutation behind the factor: output position i takes channel order[i]. Shape (out_channels,)."""
+        return self.shuffle.resolve(self.out_channels, self.groups)
+
+
+def check_activation(name: str | None) -> None:
+    """Raise UsageError unless `name` is None or a known activation."""
+    if name is not None and name not in ACTIVATIONS:
+        raise UsageError(
+            f"unknown activation {name!r}{near(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}, or none"
+        )

@@ -1,0 +1,75 @@
+"""Which architectures are the same network: the text behind the equivalence key. Floor 0.
+
+Channels that live only between two neighbouring factors of a product can be relabelled freely: the weights on both sides
+absorb it (`igcv2.md` 1.5). So a shuffle between two factors matters only through the table of how many channels go from
+branch i of the first to branch j of the second. Where that table is constant - next to a dense factor always, in a strict
+two-factor product by the complementary condition - nothing is left of the shuffle. Every rule here keeps different networks apart;
+a canonical labelling, which would find more pairs of equal ones, joins with learned shuffles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .block import Block, Parallel, Step
+from .factor import Factor, Shuffle
+from .serialise import canonical, step_data
+
+
+def equivalence_text(block: Block) -> str:
+    """Canonical text of a block with its shuffles reduced to what they mean; the family's name is left out."""
+    data: dict[str, Any] = {"steps": _reduced(block.steps)}
+    if block.shortcut is not None:
+        data["shortcut"] = _reduced(block.shortcut)
+    if block.activation is not None:
+        data["activation"] = block.activation
+    return canonical(data)
+
+
+def _reduced(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
+    following: tuple[Step | None, ...] = (*steps[1:], None)[: len(steps)]
+    return [_reduced_step(step, after) for step, after in zip(steps, following, strict=True)]
+
+
+def _reduced_step(step: Step, after: Step | None) -> dict[str, Any]:
+    if isinstance(step, Parallel):
+        return step_data(step) | {"lanes": [_reduced(lane) for lane in step.lanes]}
+    if not isinstance(step, Factor):
+        return step_data(step)
+    data = step_data(replace(step, shuffle=Shuffle()))
+    what = reduced_shuffle(step, after)
+    return data if what is None else data | {"shuffle": what}
+
+
+def reduced_shuffle(factor: Factor, after: Step | None) -> list[int] | str | None:
+    """What the shuffle behind `factor` means: None (nothing), "interleave", or the positions it fills.
+
+    Args:
+        factor: the factor before the shuffle.
+        after: the step that reads the shuffled channels, None at the end of a product.
+    """
+    if factor.groups == 1 or (isinstance(after, Factor) and after.groups == 1):
+        return None  # a dense neighbour absorbs any permutation
+    interleaved = factor.shuffle.kind == "interleave"
+    if isinstance(after, Factor) and _mixes_evenly(factor, after, interleaved):
+        return "even"
+    order = factor.order
+    if interleaved or np.array_equal(order, Shuffle().resolve(factor.out_channels, factor.groups)):
+        return None if factor.groups == factor.out_channels else "interleave"
+    return [int(channel) for channel in order]
+
+
+def _mixes_evenly(factor: Factor, after: Factor, interleaved: bool) -> bool:
+    """True if every branch of `factor` sends equally many channels to every branch of `after`."""
+    channels, width = factor.out_channels, after.branch_width
+    if width % factor.groups:
+        return False  # a branch of `after` cannot hold the same number of every branch of `factor`
+    if interleaved:
+        return True  # it takes runs of `width` positions of the sequence 0, 1, ..., G - 1, 0, 1, ...
+    source = factor.order // (channels // factor.groups)
+    table = np.zeros((factor.groups, after.groups), dtype=np.int64)
+    np.add.at(table, (source, np.arange(channels) // width), 1)
+    return bool((table == table[0, 0]).all())

@@ -1,0 +1,135 @@
+"""Batches of a split, on the device: the same images in the same order whether they lie in memory or are decoded by processes.
+
+Training: the order of samples is a pure function of (seed, epoch) and an epoch is cut into batches of equal size (give or take one).
+"""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from igcsearch.errors import UsageError
+from igcsearch.training.datasets.images import ImageFiles, Split
+from igcsearch.training.keyed import keyed_order
+from igcsearch.training.recipe import steps_per_epoch
+
+_STREAM = 0  # `keyed` purposes within a training run: 0 order of samples, 1 augmentation
+_MOST_PROCESSES = 8
+
+
+class Batch(NamedTuple):
+    """images: uint8 (N, C, H, W); labels, ids: int64 (N,); all on the device."""
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+def epoch_batches(split: Split, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Positions within the split (int64, on the CPU) of each batch of an epoch."""
+    order = keyed_order(split.indices, seed, epoch, _STREAM)
+    return list(order.tensor_split(steps_per_epoch(len(order), batch_size)))
+
+
+class Batches:
+    """Gives batches of some splits; a context, at whose end loader processes are gone.
+
+    Args:
+        splits: by name, for example train and validation.
+        device: where the batches are wanted; splits in memory are put there once.
+        processes: that decode files, where there are any.
+    """
+
+    def __init__(self, splits: dict[str, Split], device: torch.device, processes: int = 1) -> None:
+        self.device = device
+        self._splits = splits
+        self._labels = {name: split.labels.to(device) for name, split in splits.items()}
+        self._ids = {name: split.indices.to(device) for name, split in splits.items()}
+        self._images = {n: s.images.to(device) for n, s in splits.items() if isinstance(s.images, Tensor)}
+        files = {name: split.images for name, split in splits.items() if isinstance(split.images, ImageFiles)}
+        self._loader = _FileLoader(files, processes, pin=device.type == "cuda") if files else None
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loader = None  # ends its processes
+
+    def training(self, name: str, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """All images of a split once, in the epoch's order."""
+        return self._read(name, epoch_batches(self._splits[name], batch_size, seed, epoch))
+
+    def in_order(self, name: str, batch_size: int) -> Iterator[Batch]:
+        """All images of a split once, as they lie."""
+        return self._read(name, list(torch.arange(len(self._splits[name])).split(batch_size)))
+
+    def _read(self, name: str, rows_of: list[Tensor]) -> Iterator[Batch]:
+        labels, ids = self._labels[name], self._ids[name]
+        resident = self._images.get(name)
+        decoded = iter(()) if resident is not None or self._loader is None else self._loader.read(name, rows_of)
+        for rows_cpu in rows_of:
+            rows = rows_cpu.to(self.device, non_blocking=True)
+            if resident is not None:
+                images = resident.index_select(0, rows)
+            else:
+                images = next(decoded).to(self.device, non_blocking=True)
+            yield Batch(images, labels.index_select(0, rows), ids.index_select(0, rows))
+
+
+class _FileLoader:
+    """One pool of processes that decode batches of files, for all splits and all epochs."""
+
+    def __init__(self, files: dict[str, ImageFiles], processes: int, pin: bool) -> None:
+        self._sampler = _Requests()
+        # A daemonic process may have no children: it decodes by itself.
+        daemonic = torch.multiprocessing.current_process().daemon
+        processes = 0 if daemonic else max(1, min(_MOST_PROCESSES, processes))
+        self._loader = DataLoader(
+            _FileBatches(files),
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=processes,
+            multiprocessing_context="spawn" if processes else None,
+            persistent_workers=processes > 0,
+            pin_memory=pin,
+            generator=torch.Generator(),  # its own, so that it draws nothing from the global one
+        )
+
+    def read(self, name: str, rows_of: Sequence[Tensor]) -> Iterator[Tensor]:
+        self._sampler.requests = [(name, rows.tolist()) for rows in rows_of]
+        for batch in self._loader:
+            if isinstance(batch, str):
+                raise UsageError(batch)
+            yield batch
+
+
+class _Requests(Sampler[tuple[str, list[int]]]):
+    """What to decode next: one request a batch."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, list[int]]] = []
+
+    def __iter__(self) -> Iterator[tuple[str, list[int]]]:
+        return iter(self.requests)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+class _FileBatches(Dataset[Tensor | str]):
+    """Decodes a request. An unreadable file comes back as its message: exceptions from a loader process lose their form."""
+
+    def __init__(self, files: dict[str, ImageFiles]) -> None:
+        self._files = files
+
+    def __getitem__(self, request: tuple[str, list[int]]) -> Tensor | str:  # type: ignore[override]
+        name, rows = request
+        try:
+            return self._files[name].decode(rows)
+        except UsageError as error:
+            return str(error)

@@ -1,0 +1,113 @@
+"""A training's state in one file, written whole or not at all; nothing in it is unpickled.
+
+safetensors: model.*, average.*, momentum.* by their names in the state dict; in the metadata, as JSON, what the run is (format,
+architecture, recipe, data, initial weights) and how far it is (curve). Random numbers are keyed, so there is no generator to keep.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from igcsearch.errors import UsageError
+from igcsearch.training.step import Stepper
+
+_FORMAT = 1
+_KEY = "igcsearch"
+_CURE = "remove it or name another file"
+
+
+def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curve: list[dict[str, Any]]) -> None:
+    """Write the state after the last epoch of the curve; a process that dies meanwhile leaves the former file.
+
+    Args:
+        path: of the file; another one beside it is written and renamed onto it.
+        stepper: the state.
+        identity: what makes two runs the same (`checkpoint_identity`).
+        curve: one dict for each epoch so far.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(stepper).items()}
+    about = {"format": _FORMAT, "identity": identity, "curve": curve}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, beside, metadata={_KEY: json.dumps(about)})
+        _sync(beside)
+        os.replace(beside, path)
+        _sync(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put the state of a file into the stepper; the curve up to then.
+
+    Raises:
+        UsageError: a file that is damaged, of a newer format, or of another architecture, recipe, data or start. It is never
+            overwritten in silence: it may be hours of somebody's work.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UsageError(f"checkpoint {path} cannot be read ({error}); {_CURE}") from None
+    if about.get("format") != _FORMAT:
+        raise UsageError(f"checkpoint {path} has format {about.get('format')}, this version reads {_FORMAT}; {_CURE}")
+    for key, value in identity.items():
+        if about["identity"].get(key) != value:
+            raise UsageError(
+                f"checkpoint {path} is of another {key}{_difference(about['identity'].get(key), value)}; {_CURE}"
+            )
+    ours = _tensors(stepper)
+    if ours.keys() != tensors.keys():
+        raise UsageError(f"checkpoint {path} holds other tensors than this training; {_CURE}")
+    with torch.no_grad():
+        for name, tensor in ours.items():
+            tensor.copy_(tensors[name])
+    curve: list[dict[str, Any]] = about["curve"]
+    return curve
+
+
+def checkpoint_identity(
+    architecture_hash: str, recipe: dict[str, Any], data: str, initial_state: dict[str, Tensor] | None
+) -> dict[str, Any]:
+    """What a checkpoint must have in common with a training that goes on from it."""
+    start = "fresh"
+    if initial_state is not None:
+        digest = hashlib.blake2b(digest_size=8)
+        for name, tensor in sorted(initial_state.items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        start = digest.hexdigest()
+    return {"architecture": architecture_hash, "recipe": recipe, "data": data, "initial weights": start}
+
+
+def _tensors(stepper: Stepper) -> dict[str, Tensor]:
+    """Every tensor that a step changes, by its name in the file."""
+    named = {f"model.{name}": tensor for name, tensor in stepper.network.state_dict().items()}
+    if stepper.average is not None:
+        named |= {f"average.{name}": tensor for name, tensor in stepper.average.state_dict().items()}
+    return named | {f"momentum.{name}": tensor for name, tensor in stepper.momentum_buffers().items()}
+
+
+def _difference(theirs: object, ours: object) -> str:
+    if not isinstance(theirs, dict) or not isinstance(ours, dict):
+        return f" ({theirs}, now {ours})"
+    keys = [key for key in ours if theirs.get(key) != ours[key]]
+    return " (" + ", ".join(f"{key} {theirs.get(key)}, now {ours[key]}" for key in keys[:3]) + ")"
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or folder to the disk, so that the rename cannot overtake the content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

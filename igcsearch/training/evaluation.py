@@ -1,0 +1,66 @@
+"""Accuracy of a network on a split: the share of images whose largest logit is at their label."""
+
+import torch
+from torch import nn
+
+from igcsearch.errors import UsageError
+from igcsearch.training.augment import Normalise
+from igcsearch.training.batches import Batches
+from igcsearch.training.datasets.images import ImageData, Split
+from igcsearch.training.device import autocast, repeatable, resolve_device, resolve_precision
+
+
+def evaluate(
+    network: nn.Module,
+    data: ImageData | Split,
+    *,
+    device: str | torch.device = "auto",
+    batch_size: int = 512,
+    precision: str = "float32",
+    threads: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> tuple[float, int]:
+    """(accuracy, number of images) of a network, which is left on the device.
+
+    Args:
+        network: images (N, C, H, W) to logits (N, num_classes).
+        data: a split, or a data set for its test split.
+        device: auto, cpu, cuda or cuda:N.
+        batch_size: images a step.
+        precision: float32, bfloat16 or auto.
+        threads: of torch meanwhile; None leaves them.
+        mean, std: normalise with these (a published network's own) instead of the data's.
+
+    Raises:
+        UsageError: a device that is not there, or normalisation for other channels.
+    """
+    split = data.test if isinstance(data, ImageData) else data
+    mean, std = tuple(mean or split.mean), tuple(std or split.std)
+    channels = split.images.shape[1]
+    if not len(mean) == len(std) == channels:
+        raise UsageError(
+            f"normalisation is for {len(mean)} channels, the images have {channels}; use data of the network's kind"
+        )
+    place = resolve_device(device)
+    network.to(place)
+    normalise = Normalise(mean, std, place, channels_last=True)
+    with repeatable(place, threads), Batches({"it": split}, place, torch.get_num_threads()) as batches:
+        right = count_right(network, batches, "it", batch_size, normalise, resolve_precision(precision, place))
+    return right / len(split), len(split)
+
+
+@torch.inference_mode()
+def count_right(
+    network: nn.Module, batches: Batches, name: str, batch_size: int, normalise: Normalise, precision: str
+) -> int:
+    """How many images of a split of `batches` the network, in evaluation mode, classifies as labelled."""
+    was_training = network.training
+    network.eval()
+    right = torch.zeros((), dtype=torch.int64, device=batches.device)
+    for batch in batches.in_order(name, batch_size):
+        with autocast(batches.device, precision):
+            logits = network(normalise(batch.images))
+        right += (logits.argmax(1) == batch.labels).sum()
+    network.train(was_training)
+    return int(right)

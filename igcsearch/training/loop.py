@@ -1,0 +1,192 @@
+"""`train`: the one training loop, for the CPU and one GPU; and `time_step`, which estimates how long it will take.
+
+Epoch by epoch: batches -> steps -> validation accuracy of the averaged weights -> checkpoint -> `on_epoch`, which may stop it.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from igcsearch.errors import UsageError
+from igcsearch.spec import Architecture
+from igcsearch.training.batches import Batches
+from igcsearch.training.checkpoint import checkpoint_identity, load_checkpoint, save_checkpoint
+from igcsearch.training.datasets.images import ImageData
+from igcsearch.training.device import repeatable, resolve_device, resolve_precision
+from igcsearch.training.evaluation import count_right
+from igcsearch.training.recipe import Recipe
+from igcsearch.training.step import Stepper
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is reported after each epoch.
+
+    Attributes:
+        epoch: from 1.
+        train_loss: mean over the epoch's images, as they were trained on.
+        validation_accuracy: fraction, of the averaged weights.
+        seconds: of this epoch, validation included.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained network.
+
+    Attributes:
+        architecture: of the network.
+        state_dict: its weights (the moving average, where the recipe has one), on the CPU.
+        validation_accuracy: fraction, after the last epoch reported.
+        curve: one dict for each epoch: epoch, train_loss, validation_accuracy, seconds.
+        epochs: how many were trained.
+        seconds: of all epochs, those before an interruption included.
+        stopped: whether `on_epoch` ended it before its time.
+        device: where, for example cpu or cuda:0.
+        recipe: with all that was left to the data and the device filled in.
+        threads: of torch.
+        resumed_from: epochs that came from the checkpoint.
+    """
+
+    architecture: Architecture
+    state_dict: dict[str, Tensor]
+    validation_accuracy: float
+    curve: list[dict[str, Any]]
+    epochs: int
+    seconds: float
+    stopped: bool
+    device: str
+    recipe: Recipe
+    threads: int
+    resumed_from: int
+
+
+def train(
+    architecture: Architecture,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    device: str | torch.device = "auto",
+    threads: int | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], bool | None] | None = None,
+    initial_state: dict[str, Tensor] | None = None,
+) -> TrainResult:
+    """Train a network by a recipe. The same seed, device and thread count give the same numbers, interrupted or not.
+
+    Args:
+        architecture: for images of the data's size, channels and classes.
+        data: trains on `data.train`, reports accuracy on `data.validation`; `data.test` is not touched.
+        recipe: how.
+        device: auto (a GPU when there is one), cpu, cuda or cuda:N.
+        threads: of torch meanwhile; None leaves them.
+        checkpoint: file that holds the state after each epoch. If it is there, training goes on from it.
+        on_epoch: called after each epoch, once its checkpoint is written; for epochs that are in the checkpoint already it is
+            called again, first. False stops the training.
+        initial_state: weights to begin with, by `state_dict` names.
+
+    Raises:
+        UsageError: an architecture for other data, a device that is not there, a checkpoint of another training.
+        TrainingDiverged: a loss that is not finite.
+    """
+    _check_fit(architecture, data)
+    place = resolve_device(device)
+    recipe = recipe.resolve(data, resolve_precision(recipe.precision, place))
+    with repeatable(place, threads), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        stepper = Stepper(architecture, data, recipe, place, initial_state)
+        curve: list[dict[str, Any]] = []
+        if checkpoint is not None:
+            # The precision that auto stands for may differ where an interrupted training goes on: no part of its identity.
+            entries = {name: value for name, value in recipe.to_dict().items() if name != "precision"}
+            identity = checkpoint_identity(architecture.hash, entries, data.fingerprint, initial_state)
+            if Path(checkpoint).exists():
+                curve = load_checkpoint(Path(checkpoint), stepper, identity)
+        resumed_from = len(curve)
+        stopped = False
+        for done in curve:
+            stopped = stopped or (on_epoch is not None and on_epoch(Epoch(**done)) is False)
+        splits = {"train": data.train, "validation": data.validation}
+        with Batches(splits, place, torch.get_num_threads()) as batches:
+            while len(curve) < recipe.epochs and not stopped:
+                epoch = _run_epoch(stepper, batches, len(curve) + 1, len(data.validation))
+                curve.append(asdict(epoch))
+                if checkpoint is not None:
+                    save_checkpoint(Path(checkpoint), stepper, identity, curve)
+                stopped = on_epoch is not None and on_epoch(epoch) is False
+        return TrainResult(
+            architecture=architecture,
+            state_dict={
+                n: t.detach().to("cpu", copy=True).contiguous() for n, t in stepper.evaluated.state_dict().items()
+            },
+            validation_accuracy=curve[-1]["validation_accuracy"],
+            curve=curve,
+            epochs=len(curve),
+            seconds=sum(done["seconds"] for done in curve),
+            stopped=stopped and len(curve) < recipe.epochs,
+            device=str(place),
+            recipe=recipe,
+            threads=torch.get_num_threads(),
+            resumed_from=resumed_from,
+        )
+
+
+def time_step(
+    architecture: Architecture,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    device: str | torch.device = "auto",
+    threads: int | None = None,
+    runs: int = 3,
+) -> float:
+    """Seconds that one training step takes here: the median of some steps after a first one that does not count."""
+    _check_fit(architecture, data)
+    place = resolve_device(device)
+    recipe = recipe.resolve(data, resolve_precision(recipe.precision, place))
+    times = []
+    with (
+        repeatable(place, threads),
+        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
+        Batches({"train": data.train}, place, torch.get_num_threads()) as batches,
+    ):
+        stepper = Stepper(architecture, data, recipe, place)
+        stepper.network.train()
+        step_batches = islice(cycle(batches.training("train", recipe.batch_size, recipe.seed, 1)), runs + 1)
+        begin = time.perf_counter()
+        for batch in step_batches:
+            stepper.step(batch, 1, 0).item()  # waits for the device
+            times.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+    return statistics.median(times[1:])
+
+
+def _run_epoch(stepper: Stepper, batches: Batches, epoch: int, validation_images: int) -> Epoch:
+    begin = time.perf_counter()
+    recipe = stepper.recipe
+    loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch), epoch)
+    right = count_right(
+        stepper.evaluated, batches, "validation", recipe.eval_batch_size, stepper.normalise, recipe.precision
+    )
+    return Epoch(epoch, loss, right / validation_images, time.perf_counter() - begin)
+
+
+def _check_fit(architecture: Architecture, data: ImageData) -> None:
+    want = (data.in_channels, data.image_size, data.num_classes)
+    have = (architecture.in_channels, architecture.image_size, architecture.num_classes)
+    if have != want:
+        raise UsageError(
+            f"architecture is for {have[0]} channels, {have[1]} pixels, {have[2]} classes; data {data.name} has "
+            f"{want[0]}, {want[1]}, {want[2]}; use matching data or another architecture"
+        )

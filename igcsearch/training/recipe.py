@@ -1,0 +1,138 @@
+"""How to train, as frozen data: every entry in JSON, checked when it is made. No torch in here: studies and entries carry recipes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from igcsearch.errors import UsageError, near
+
+if TYPE_CHECKING:
+    from igcsearch.training.datasets.images import ImageData
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with Nesterov momentum, linear warm-up and cosine decay a step, and an exponential moving average of the weights.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: at most so many images a step; an epoch is cut into ceil(n / batch_size) batches of equal size (give or
+            take one image), so that no tiny last batch disturbs batch norm.
+        lr: learning rate at the top of the schedule (end of the warm-up).
+        momentum: of SGD; Nesterov unless 0.
+        weight_decay: not on norm parameters and biases.
+        warmup_epochs: epochs (a fraction will do) in which the learning rate rises from 0 to `lr`.
+        label_smoothing: 0 to below 1.
+        crop_padding: largest random shift in pixels; None: an eighth of the image size.
+        flip: mirror half of the images; None: what the data set says.
+        ema_decay: of the moving average of parameters and buffers that is evaluated and kept, with min(decay, (1 + t) / (10 + t))
+            at step t; 0: none.
+        seed: of the initial weights, the order of samples and the augmentation.
+        precision: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it, else float32.
+        channels_last: memory format of the images, and on a GPU of the weights.
+        eval_batch_size: images a step in evaluation.
+
+    Raises:
+        UsageError: a value outside its range or of another type.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    crop_padding: int | None = None
+    flip: bool | None = None
+    ema_decay: float = 0.99
+    seed: int = 0
+    precision: str = "auto"
+    channels_last: bool = True
+    eval_batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("eval_batch_size", 1)):
+            _check_int(name, getattr(self, name), least)
+        if self.crop_padding is not None:
+            _check_int("crop_padding", self.crop_padding, 0)
+        for name, most in (("momentum", 1.0), ("label_smoothing", 1.0), ("ema_decay", 1.0)):
+            self._set_float(name, most)
+        for name in ("lr", "weight_decay", "warmup_epochs"):
+            self._set_float(name, math.inf)
+        if self.lr == 0:
+            raise UsageError("recipe: lr is 0; it must be above 0")
+        if self.flip is not None and not isinstance(self.flip, bool):
+            raise UsageError(f"recipe: flip is {self.flip!r}; it must be true, false or null (the data set's own)")
+        if not isinstance(self.channels_last, bool):
+            raise UsageError(f"recipe: channels_last is {self.channels_last!r}; it must be true or false")
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"recipe: precision {self.precision!r} is none of {', '.join(PRECISIONS)}{near(str(self.precision), PRECISIONS)}"
+            )
+
+    def _set_float(self, name: str, most: float) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < most:
+            rule = "a finite number of at least 0" if most == math.inf else f"at least 0 and below {most:g}"
+            raise UsageError(f"recipe: {name} is {value!r}; it must be {rule}")
+        object.__setattr__(self, name, float(value))  # 0 and 0.0 are the same recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """All entries, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe of a JSON object; entries that are not given have their defaults, unknown ones are refused."""
+        if not isinstance(values, Mapping):
+            raise UsageError(f"recipe: expected a JSON object of entries, got {type(values).__name__}")
+        names = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise UsageError(f"recipe: unknown entry {key!r}{near(str(key), names)}; known: {', '.join(names)}")
+        return cls(**values)
+
+    def resolve(self, data: "ImageData", precision: str | None = None) -> "Recipe":
+        """The same recipe with crop_padding and flip, and precision if it is given, put as they are for this data and device."""
+        return replace(
+            self,
+            crop_padding=data.image_size // 8 if self.crop_padding is None else self.crop_padding,
+            flip=data.flip if self.flip is None else self.flip,
+            precision=precision or self.precision,
+        )
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of a step (from 0) of a training with so many `steps` an epoch."""
+        total, warmup = self.epochs * steps, self.warmup_epochs * steps
+        if step < warmup:
+            return self.lr * min(1.0, (step + 1) / warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+    def ema_at(self, step: int) -> float:
+        """Decay of the moving average at a step (from 0): short memory first, so that the initial weights are soon forgotten."""
+        return min(self.ema_decay, (1 + step) / (10 + step))
+
+
+def default_recipe(data: "ImageData", epochs: int | None = None, seed: int = 0) -> Recipe:
+    """A recipe that suits a small network on this data: more and smaller steps on a set of few images."""
+    small = len(data.train.labels) < 5000
+    return Recipe(
+        epochs=epochs if epochs is not None else (40 if small else 10),
+        batch_size=64 if small else 128,
+        lr=0.1 if small else 0.2,
+        seed=seed,
+    ).resolve(data)
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches in one epoch."""
+    return max(1, -(-images // batch_size))
+
+
+def _check_int(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"recipe: {name} is {value!r}; it must be a whole number of at least {least}")

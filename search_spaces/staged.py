@@ -1,0 +1,101 @@
+"""The way a proposal is made in every space of this folder: one layout, choice after choice, inside the budget. Floor 2.
+
+First the shape (family, residual, schedule, depths, growth of the widths, number of factors, the 3x3's own branch width),
+each option priced by the smallest network that can still be made with it; then the width, priced exactly with the cheapest
+branch widths; then each stage's branch widths, with what is left. All parameters are asked for in every trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from igcsearch.errors import UsageError
+from igcsearch.spec import Architecture, Cost, Problem
+
+from .choices import Trial, fill, named, ranked
+from .forms import NUMBERS, SPATIAL, StageForm
+from .plans import Layout, Plan, Schedule, build, grown, least_grown, options_of, plan_cost, start
+
+#: Above 1, so that networks do not cluster far below the budget (`choices.position`).
+WIDTH_EMPHASIS = 2.0
+
+
+def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
+    """A network of the layout, within the problem's budget where `smallest` is.
+
+    Raises:
+        UsageError: the layout does not serve images of that size.
+    """
+    budget, schedules = problem.budget, schedules_for(layout, problem.image_size)
+
+    def price(plan: Plan) -> Cost:
+        return plan_cost(plan, problem)
+
+    def least(plan: Plan) -> Cost:
+        starts = (start(layout, plan.family, schedule, plan.residual) for schedule in schedules)
+        return min(map(price, starts), key=lambda cost: fill(cost, budget))
+
+    def choose(name: str, plans: Sequence[Plan], emphasis: float = 1.0) -> Plan:
+        return ranked(trial, name, plans, price, budget, emphasis)
+
+    activation = trial.suggest_categorical("activation", layout.activations)
+    shuffle = trial.suggest_categorical("shuffle", ("interleave", "random"))
+    plan = named(trial, "family", {name: start(layout, name, schedules[0]) for name in layout.families}, least, budget)
+    plan = named(trial, "residual", {"no": plan, "yes": plan._replace(residual=True)}, least, budget)
+    plan = choose("schedule", [start(layout, plan.family, schedule, plan.residual) for schedule in schedules])
+    # what a family or schedule does not use has one option, the plan as it is
+    for s in range(layout.most_stages):
+        depths = layout.depths if s < plan.stages else ()
+        plan = choose(f"depth{s + 1}", [plan._replace(depths=_put(plan.depths, s, depth)) for depth in depths] or [plan])
+    for s in range(layout.most_stages):
+        growths = [_put(plan.growths, s, growth) for growth in layout.growths] if s < plan.stages else []
+        every = [plan._replace(widths=widths) for growth in growths if (widths := least_grown(layout, growth))]
+        plan = choose(f"growth{s + 1}", every or [plan])
+    for name, family in (("factors", "igcv2"), ("expansion", "igcv3")):
+        numbers = NUMBERS[family] if plan.family == family else (plan.number,)
+        plan = choose(name, [plan._replace(number=number) for number in numbers])
+    plan = choose("spatial", [plan._replace(spatial=k) for k in (SPATIAL if plan.family == "igcv2" else SPATIAL[:1])])
+    if len(layout.heads) > 1:
+        plan = choose("head", [plan._replace(head=head) for head in layout.heads])
+    every = [plan._replace(widths=widths) for w in layout.widths if (widths := grown(layout, w, plan.growths))]
+    plan = choose("width", every, WIDTH_EMPHASIS)
+    chosen: tuple[StageForm, ...] = ()
+    for s in range(layout.most_stages):
+        options = [(*chosen, form) for form in options_of(plan, s)] if s < plan.stages else [chosen]
+        chosen = ranked(trial, f"branches{s + 1}", options, lambda forms: plan_cost(plan, problem, forms), budget)
+    return build(plan, chosen, problem, activation=activation, shuffle=shuffle)
+
+
+def smallest(problem: Problem, layout: Layout) -> Architecture:
+    """The network of the fewest parameters within the budget or, where none meets it, the one of the least excess.
+
+    Raises:
+        UsageError: the layout does not serve images of that size.
+    """
+    schedules = schedules_for(layout, problem.image_size)
+    costs = {p: plan_cost(p, problem) for p in (start(layout, name, s) for name in layout.families for s in schedules)}
+    inside = [plan for plan, cost in costs.items() if problem.budget.admits(*cost)]
+    if inside:
+        plan = min(inside, key=lambda plan: costs[plan])
+    else:
+        plan = min(costs, key=lambda plan: (fill(costs[plan], problem.budget), costs[plan]))
+    return build(plan, tuple(options_of(plan, s)[0] for s in range(plan.stages)), problem)
+
+
+@lru_cache(maxsize=1024)
+def schedules_for(layout: Layout, size: int) -> tuple[Schedule, ...]:
+    """The schedules that images of that size allow: all that leave a map of at least `last_size`.
+
+    Raises:
+        UsageError: the layout does not serve images of that size.
+    """
+    low, high = layout.sizes
+    if not low <= size <= high:
+        raise UsageError(f"space {layout.name!r} serves images of {low} to {high} pixels a side, not {size}; {layout.other}")
+    gentlest = max(schedule.out_size(size) for schedule in layout.schedules)
+    return tuple(s for s in layout.schedules if s.out_size(size) >= min(layout.last_size, gentlest))
+
+
+def _put(values: tuple[int, ...], position: int, value: int) -> tuple[int, ...]:
+    return (*values[:position], value, *values[position + 1 :])
