@@ -5,11 +5,11 @@ cheapest at 0 and the costliest at 1. The sampler sees the same parameter in eve
 NSGA-II and evolution can model it; ranges that change with earlier choices would make them fall back to random draws.
 The space functions of this folder are made of these; a user's own space can be too:
 
-    from igcsearch.blocks import StagePlan, build_network
+    from igcsearch.blocks import network, stage, xception
     from igcsearch.search_spaces.choices import ranked
 
     def build(problem, width, depth):
-        return build_network(problem, [StagePlan("xception", width, depth, 2)], stem_width=width)
+        return network(problem, width, [stage(xception, width, 2 * width, depth, stride=2)])
 
     def space(trial, problem):
         # `cost` is that of the cheapest network that still can be made once the option is taken

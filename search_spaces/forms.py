@@ -81,7 +81,7 @@ def forms(family: str, number: int, spatial: int, in_channels: int, out_channels
     common = math.gcd(in_channels, out_channels)
     if family == "igcv1":
         # K_1 = C_in / L >= 2 (1 is Xception), or 1 at a transition; secondary branch width L: always strict
-        groups = [L for L in divisors(common) if L < in_channels or in_channels != out_channels]
+        groups = [L for L in divisors(common) if in_channels > L or in_channels != out_channels]
         weights = {L: 9 * in_channels // L * out_channels + L * out_channels for L in groups}
         limit = SPREAD * min(weights.values(), default=0)
         kept = sorted((weight, L) for L, weight in weights.items() if weight <= limit)
@@ -144,7 +144,14 @@ def block_cost(
 
 
 def stage_cost(
-    family: str, form: StageForm, in_channels: int, out_channels: int, depth: int, stride: int, residual: bool, size: int
+    family: str,
+    form: StageForm,
+    in_channels: int,
+    out_channels: int,
+    depth: int,
+    stride: int,
+    residual: bool,
+    size: int,
 ) -> tuple[int, int, int]:
     """Parameters and MACs of a stage of `depth` blocks on a map of side `size`, and the side behind it."""
     (params, macs), size = block_cost(family, form[0], in_channels, out_channels, stride, residual, size)

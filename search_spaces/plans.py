@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from igcsearch.blocks import network, stem
 from igcsearch.spec import Architecture, Cost, Problem, Stage
@@ -144,7 +144,12 @@ def plan_cost(plan: Plan, problem: Problem, chosen: tuple[StageForm, ...] = ()) 
 
 
 def build(
-    plan: Plan, chosen: tuple[StageForm, ...], problem: Problem, *, activation: str = "relu", shuffle: str = "interleave"
+    plan: Plan,
+    chosen: tuple[StageForm, ...],
+    problem: Problem,
+    *,
+    activation: str = "relu",
+    shuffle: str = "interleave",
 ) -> Architecture:
     """The network of a plan with the forms chosen for its stages.
 
@@ -154,17 +159,22 @@ def build(
     stages = []
     for s, (form, depth, stride) in enumerate(zip(chosen, plan.depths, plan.schedule.stages, strict=True)):
         width, out_width = plan.widths[s : s + 2]
-        common = {"residual": plan.residual, "activation": activation}
         blocks = []
         for b in range(depth):
             ends = (width if b == 0 else out_width, out_width)
-            free = shuffle == "random" and any_shuffle(plan.family, form[b > 0], *ends)
-            options = {**common, "shuffle": "random", "shuffle_seed": b} if free else common
+            options: dict[str, Any] = {"residual": plan.residual, "activation": activation}
+            if shuffle == "random" and any_shuffle(plan.family, form[b > 0], *ends):
+                options |= {"shuffle": "random", "shuffle_seed": b}
             blocks.append(block(plan.family, form[b > 0], *ends, stride=stride if b == 0 else 1, **options))
         stages.append(Stage(tuple(blocks)))
-    head_width = plan.widths[-1] * plan.head // 2 if plan.head else None
-    strides = {"stem_stride": plan.schedule.stem}
-    return network(problem, plan.widths[0], stages, head_width=head_width, activation=activation, **strides)
+    return network(
+        problem,
+        plan.widths[0],
+        stages,
+        stem_stride=plan.schedule.stem,
+        head_width=plan.widths[-1] * plan.head // 2 if plan.head else None,
+        activation=activation,
+    )
 
 
 def any_shuffle(family: str, form: Form, in_channels: int, out_channels: int) -> bool:

@@ -7,6 +7,7 @@ has one, `smallest(problem)`. The search (igcsearch.search) asks `get_space` for
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -19,12 +20,10 @@ from typing import Any
 from igcsearch.errors import UsageError, near
 from igcsearch.spec import Architecture, Budget, Problem
 
-from . import cifar, digits, mobile
 from .choices import Trial
 
-_OWN: dict[str, ModuleType] = {"digits": digits, "cifar": cifar, "mobile": mobile}
-#: Names of the spaces that come with the package.
-SPACES: tuple[str, ...] = tuple(_OWN)
+#: The spaces that come with the package: modules of this folder with `space`, `smallest` and a first line that says what for.
+SPACES = ("digits", "cifar", "mobile")
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ def get_space(spec: str) -> Space:
     Raises:
         UsageError: an unknown name (with near ones), a file or function that is missing or cannot be used.
     """
-    if spec in _OWN:
-        module = _OWN[spec]
+    if spec in SPACES:
+        module = importlib.import_module(f"{__package__}.{spec}")
         return Space(spec, module.space, _first_line(module), module.smallest)
     if ":" in spec or spec.endswith(".py"):
         return _user_space(spec)

@@ -17,8 +17,8 @@ from .choices import Trial, fill, named, ranked
 from .forms import NUMBERS, SPATIAL, StageForm
 from .plans import Layout, Plan, Schedule, build, grown, least_grown, options_of, plan_cost, start
 
-#: Above 1, so that networks do not cluster far below the budget (`choices.position`).
-WIDTH_EMPHASIS = 2.0
+#: Of widths and depths: above 1, so that networks do not cluster far below the budget (`choices.position`).
+EMPHASIS = 1.25
 
 
 def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
@@ -46,9 +46,6 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
     plan = choose("schedule", [start(layout, plan.family, schedule, plan.residual) for schedule in schedules])
     # what a family or schedule does not use has one option, the plan as it is
     for s in range(layout.most_stages):
-        depths = layout.depths if s < plan.stages else ()
-        plan = choose(f"depth{s + 1}", [plan._replace(depths=_put(plan.depths, s, depth)) for depth in depths] or [plan])
-    for s in range(layout.most_stages):
         growths = [_put(plan.growths, s, growth) for growth in layout.growths] if s < plan.stages else []
         every = [plan._replace(widths=widths) for growth in growths if (widths := least_grown(layout, growth))]
         plan = choose(f"growth{s + 1}", every or [plan])
@@ -59,7 +56,11 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
     if len(layout.heads) > 1:
         plan = choose("head", [plan._replace(head=head) for head in layout.heads])
     every = [plan._replace(widths=widths) for w in layout.widths if (widths := grown(layout, w, plan.growths))]
-    plan = choose("width", every, WIDTH_EMPHASIS)
+    plan = choose("width", every, EMPHASIS)
+    for s in range(layout.most_stages):
+        depths = layout.depths if s < plan.stages else ()
+        every = [plan._replace(depths=_put(plan.depths, s, depth)) for depth in depths]
+        plan = choose(f"depth{s + 1}", every or [plan], EMPHASIS)
     chosen: tuple[StageForm, ...] = ()
     for s in range(layout.most_stages):
         options = [(*chosen, form) for form in options_of(plan, s)] if s < plan.stages else [chosen]
@@ -92,7 +93,9 @@ def schedules_for(layout: Layout, size: int) -> tuple[Schedule, ...]:
     """
     low, high = layout.sizes
     if not low <= size <= high:
-        raise UsageError(f"space {layout.name!r} serves images of {low} to {high} pixels a side, not {size}; {layout.other}")
+        raise UsageError(
+            f"space {layout.name!r} serves images of {low} to {high} pixels a side, not {size}; {layout.other}"
+        )
     gentlest = max(schedule.out_size(size) for schedule in layout.schedules)
     return tuple(s for s in layout.schedules if s.out_size(size) >= min(layout.last_size, gentlest))
 

@@ -22,11 +22,11 @@ app = typer.Typer(
     name="igcsearch",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Give it images and a budget: it finds, trains and hands over the best network built from interleaved "
     "structured sparse convolutions (the IGC family).\n\n"
-    "A first run: [bold]igcsearch search digits --trials 12 --max-params 20k[/bold]",
+    "A first run: `igcsearch search digits --trials 12 --max-params 20k`",
 )
 app.command("search", rich_help_panel="Search")(search.search)
 app.command("status", rich_help_panel="Search")(study.status)

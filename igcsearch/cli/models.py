@@ -41,7 +41,11 @@ def find(network: str) -> Found:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise UsageError(f"architecture file {network!r} cannot be read: {reason}") from None
         try:
-            return Found(path.stem if path.stem != "architecture" else path.resolve().parent.name, Architecture.from_json(text), None)
+            return Found(
+                path.stem if path.stem != "architecture" else path.resolve().parent.name,
+                Architecture.from_json(text),
+                None,
+            )
         except UsageError as error:
             raise UsageError(f"{network}: {error}") from None
     from ..entries import read_entry
@@ -51,7 +55,9 @@ def find(network: str) -> Found:
 
 
 def list_(
-    pattern: Annotated[str, typer.Argument(metavar="[GLOB]", help="A shell pattern, such as 'digits*'.", show_default=False)] = "*",
+    pattern: Annotated[
+        str, typer.Argument(metavar="[GLOB]", help="A shell pattern, such as 'digits*'.", show_default=False)
+    ] = "*",
     as_json: AsJson = False,
 ) -> None:
     """List the published networks: those of the package, then those of your own zoo (IGCSEARCH_ZOO).
@@ -98,10 +104,14 @@ def _listed(entry: Entry) -> dict[str, Any]:
 
 def profile(
     network: Model,
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where latency is measured.")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where latency is measured.")
+    ] = "cpu",
     threads: Annotated[int, typer.Option("--threads", metavar="N", help="CPU threads for the latency.")] = 1,
     batch: Annotated[int, typer.Option("--batch", metavar="N", help="Images at once for the latency.")] = 1,
-    dtype: Annotated[str, typer.Option("--dtype", metavar="float32|bfloat16|float16", help="Number format for the latency.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="float32|bfloat16|float16", help="Number format for the latency.")
+    ] = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Count and time a network: parameters, multiply-adds (closed form, and as fvcore counts them), latency.
@@ -119,7 +129,8 @@ def profile(
     model = build(found.architecture, seed=0).eval()
     counted, total = measure.fvcore_macs(model)
     timed = measure.latency(model, device=str(where), batch=batch, threads=threads, dtype=dtype)
-    blocks, side = [], found.architecture.image_size
+    blocks: list[dict[str, Any]] = []
+    side = found.architecture.image_size
     for name, block in found.architecture.blocks():
         cost, side = block.cost_at(side)
         size = {"out_channels": block.out_channels, "out_size": side}
@@ -130,14 +141,22 @@ def profile(
         print_json({"name": found.name, **counts, "latency_ms": timed["median_ms"], "latency": timed, "blocks": blocks})
         return
     rows = [
-        [b["block"], b["family"] or "-", f"{b['out_channels']} x {b['out_size']} x {b['out_size']}", f"{b['params']:,}", f"{b['macs']:,}"]
+        [
+            b["block"],
+            b["family"] or "-",
+            f"{b['out_channels']} x {b['out_size']} x {b['out_size']}",
+            f"{b['params']:,}",
+            f"{b['macs']:,}",
+        ]
         for b in blocks
     ]
     rest = (cost.params - sum(b["params"] for b in blocks), cost.macs - sum(b["macs"] for b in blocks))
     rows.append(["head", "linear", str(found.architecture.num_classes), f"{rest[0]:,}", f"{rest[1]:,}"])
     print_table(["block", "family", "output", ">params", ">MACs"], rows, title=found.name)
     print(f"parameters        {cost.params:,}")
-    print(f"MACs              {cost.macs:,} (closed form), {counted:,} (fvcore, conv + linear), {total:,} (fvcore, all)")
+    print(
+        f"MACs              {cost.macs:,} (closed form), {counted:,} (fvcore, conv + linear), {total:,} (fvcore, all)"
+    )
     setting = f"{timed.get('device', where)}, {timed.get('threads', threads)} thread(s), batch {batch}, {dtype}"
     print(f"latency           median {timed['median_ms']:.3f} ms, p90 {timed['p90_ms']:.3f} ms ({setting})")
 

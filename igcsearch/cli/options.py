@@ -22,44 +22,95 @@ DATA_HELP = (
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 Model = Annotated[
-    str, typer.Argument(metavar="NETWORK", help="A name that 'igcsearch list' shows, an entry's folder, or an architecture.json.")
+    str,
+    typer.Argument(
+        metavar="NETWORK", help="A name that 'igcsearch list' shows, an entry's folder, or an architecture.json."
+    ),
 ]
-StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="The folder of a search (its --out), or the study.db in it.")]
+StudyDir = Annotated[
+    str, typer.Argument(metavar="STUDY", help="The folder of a search (its --out), or the study.db in it.")
+]
 Data = Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HELP, rich_help_panel=DATA)]
 DataRoot = Annotated[
     str | None,
-    typer.Option("--data-root", metavar="DIR", help="Where torchvision's data sets lie, or go with --download.", rich_help_panel=DATA),
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        help="Where torchvision's data sets lie, or go with --download.",
+        rich_help_panel=DATA,
+    ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Download the data set into --data-root if it is not there.", rich_help_panel=DATA)]
+Download = Annotated[
+    bool,
+    typer.Option("--download", help="Download the data set into --data-root if it is not there.", rich_help_panel=DATA),
+]
 TrainImages = Annotated[
     str | None,
-    typer.Option("--train-images", metavar="N", help="Train on so many images of the training split (10k); default: all.", rich_help_panel=DATA),
+    typer.Option(
+        "--train-images",
+        metavar="N",
+        help="Train on so many images of the training split (10k); default: all.",
+        rich_help_panel=DATA,
+    ),
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option("--image-size", metavar="PIXELS", help="Resize images to this side; default: the data set's own.", rich_help_panel=DATA),
+    typer.Option(
+        "--image-size",
+        metavar="PIXELS",
+        help="Resize images to this side; default: the data set's own.",
+        rich_help_panel=DATA,
+    ),
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="auto|cpu|cuda", help="auto takes a GPU where there is one; the choice is printed.", rich_help_panel=DATA),
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        help="auto takes a GPU where there is one; the choice is printed.",
+        rich_help_panel=DATA,
+    ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", help="CPU threads of each training; default: the cores shared out evenly.", rich_help_panel=DATA),
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="CPU threads of each training; default: the cores shared out evenly.",
+        rich_help_panel=DATA,
+    ),
 ]
 Epochs = Annotated[
-    int | None, typer.Option("--epochs", metavar="N", help="Epochs of each training; default: by the size of the data.", rich_help_panel=RECIPE)
+    int | None,
+    typer.Option(
+        "--epochs",
+        metavar="N",
+        help="Epochs of each training; default: by the size of the data.",
+        rich_help_panel=RECIPE,
+    ),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Images in a step.", rich_help_panel=RECIPE)]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", metavar="N", help="Images in a step.", rich_help_panel=RECIPE)
+]
 LearningRate = Annotated[
-    float | None, typer.Option("--lr", metavar="RATE", help="Learning rate at the top of the schedule.", rich_help_panel=RECIPE)
+    float | None,
+    typer.Option("--lr", metavar="RATE", help="Learning rate at the top of the schedule.", rich_help_panel=RECIPE),
 ]
-WeightDecay = Annotated[float | None, typer.Option("--weight-decay", metavar="X", help="Weight decay.", rich_help_panel=RECIPE)]
+WeightDecay = Annotated[
+    float | None, typer.Option("--weight-decay", metavar="X", help="Weight decay.", rich_help_panel=RECIPE)
+]
 LabelSmoothing = Annotated[
-    float | None, typer.Option("--label-smoothing", metavar="X", help="Label smoothing, 0 to below 1.", rich_help_panel=RECIPE)
+    float | None,
+    typer.Option("--label-smoothing", metavar="X", help="Label smoothing, 0 to below 1.", rich_help_panel=RECIPE),
 ]
 Precision = Annotated[
-    str | None, typer.Option("--precision", metavar="auto|float32|bfloat16", help="auto: bfloat16 on a GPU that has it.", rich_help_panel=RECIPE)
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="auto|float32|bfloat16",
+        help="auto: bfloat16 on a GPU that has it.",
+        rich_help_panel=RECIPE,
+    ),
 ]
 
 

@@ -42,7 +42,9 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", stderr: bool = False) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", stderr: bool = False
+) -> None:
     """A table; a column whose name starts with '>' is right-aligned, its name shown without it."""
     from rich import box
     from rich.table import Table

@@ -78,7 +78,9 @@ class Tally:
                 cost = f"{short(event.params)} params, {short(event.macs)} MACs"
                 latency = "" if event.latency_ms is None else f", {event.latency_ms:.2f} ms"
                 star = "  best so far" if event.best else ""
-                return self._close(event.id, f"complete  {percent(event.accuracy)}  {cost}{latency}, {clock(event.seconds)}{star}")
+                return self._close(
+                    event.id, f"complete  {percent(event.accuracy)}  {cost}{latency}, {clock(event.seconds)}{star}"
+                )
             case events.Stopped():
                 return self._close(event.id, f"stopped   {percent(event.accuracy)} after epoch {event.epoch}")
             case events.Failed():
@@ -104,7 +106,9 @@ class Tally:
     def summary(self) -> str:
         """Counts and acceptance rate in one line."""
         counts = self.counts
-        states = f"{counts.complete} complete, {counts.stopped} stopped, {counts.settled} settled, {counts.failed} failed"
+        states = (
+            f"{counts.complete} complete, {counts.stopped} stopped, {counts.settled} settled, {counts.failed} failed"
+        )
         return f"{states}; {percent(counts.acceptance)} of proposals accepted"
 
     def _close(self, id: int, what: str) -> str:
@@ -117,9 +121,15 @@ class Tally:
     def _start_line(self, event: events.Started) -> str:
         data = event.data
         size = f"{data.get('in_channels')} x {data.get('image_size')} x {data.get('image_size')}"
-        images = f"{data.get('train')} / {data.get('validation')} / {data.get('test')} images (train / validation / test)"
+        images = (
+            f"{data.get('train')} / {data.get('validation')} / {data.get('test')} images (train / validation / test)"
+        )
         place = f"device {event.device}, {event.workers} worker(s) of {event.threads} thread(s), early stopping: {event.stopping}"
-        again = f"\ngoing on: {event.counts.trained} trained before, {event.requeued} unfinished start again" if event.resumed else ""
+        again = (
+            f"\ngoing on: {event.counts.trained} trained before, {event.requeued} unfinished start again"
+            if event.resumed
+            else ""
+        )
         return f"data {data.get('name')}: {images}, {size}, {data.get('num_classes')} classes\n{place}{again}"
 
 
@@ -130,7 +140,9 @@ class View(Protocol):
 
     def __call__(self, event: events.Event) -> None: ...
     def __enter__(self) -> View: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class PlainView:
@@ -147,7 +159,9 @@ class PlainView:
     def __enter__(self) -> PlainView:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         say(self.tally.summary())
 
 
@@ -171,7 +185,9 @@ class LiveView:
         self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._live.stop()
         for line in self.tally.recent:
             say(line)
@@ -190,7 +206,12 @@ class LiveView:
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=max(tally.counts.trials, 1), completed=tally.counts.trained, width=36)
         eta = "" if left is None else f"about {clock(left)} left"
-        head.add_row(bar, f"{tally.counts.trained}/{tally.counts.trials} trained", eta, f"{clock(tally.now() - tally.since)} gone")
+        head.add_row(
+            bar,
+            f"{tally.counts.trained}/{tally.counts.trials} trained",
+            eta,
+            f"{clock(tally.now() - tally.since)} gone",
+        )
         best = tally.best
         best_line = Text("best so far: none yet", style="dim")
         if best is not None:
@@ -204,7 +225,13 @@ class LiveView:
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name, side in (("in training", "left"), ("family", "left"), ("params", "right"), ("MACs", "right"), ("epoch", "right")):
+        for name, side in (
+            ("in training", "left"),
+            ("family", "left"),
+            ("params", "right"),
+            ("MACs", "right"),
+            ("epoch", "right"),
+        ):
             table.add_column(name, justify="right" if side == "right" else "left")
         table.add_column("validation", justify="right")
         table.add_column("time", justify="right")

@@ -12,6 +12,7 @@ from ..errors import UsageError
 from . import options
 from .output import print_table, say
 from .sizes import parse_duration, parse_size, percent
+from .study import latency_text, write_page
 
 if TYPE_CHECKING:
     from ..search import SearchConfig, Study
@@ -27,46 +28,104 @@ _HOW = "How it searches"
 
 def search(
     space: Annotated[
-        str, typer.Argument(metavar="SPACE", help="digits, cifar (32x32), mobile (224x224), or your own: file.py:function.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SPACE",
+            help="digits, cifar (32x32), mobile (224x224), or your own: file.py:function.",
+            show_default=False,
+        ),
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DATA", help=options.DATA_HELP + " Default: digits for digits, cifar10 for cifar.", rich_help_panel=options.DATA),
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help=options.DATA_HELP + " Default: digits for digits, cifar10 for cifar.",
+            rich_help_panel=options.DATA,
+        ),
     ] = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
     train_images: options.TrainImages = None,
     image_size: options.ImageSize = None,
     max_params: Annotated[
-        str | None, typer.Option("--max-params", metavar="N", help="Parameters at most (20k, 1.5M).", rich_help_panel=_BUDGET)
+        str | None,
+        typer.Option("--max-params", metavar="N", help="Parameters at most (20k, 1.5M).", rich_help_panel=_BUDGET),
     ] = None,
     max_macs: Annotated[
-        str | None, typer.Option("--max-macs", metavar="N", help="Multiply-adds of one image at most (2M).", rich_help_panel=_BUDGET)
+        str | None,
+        typer.Option(
+            "--max-macs", metavar="N", help="Multiply-adds of one image at most (2M).", rich_help_panel=_BUDGET
+        ),
     ] = None,
     max_latency: Annotated[
-        float | None, typer.Option("--max-latency", metavar="MS", help="Milliseconds for one image at most, measured here.", rich_help_panel=_BUDGET)
+        float | None,
+        typer.Option(
+            "--max-latency",
+            metavar="MS",
+            help="Milliseconds for one image at most, measured here.",
+            rich_help_panel=_BUDGET,
+        ),
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", metavar="N", help="Candidates to train, in the whole study.", rich_help_panel=_HOW)] = 30,
+    trials: Annotated[
+        int,
+        typer.Option("--trials", metavar="N", help="Candidates to train, in the whole study.", rich_help_panel=_HOW),
+    ] = 30,
     timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="TIME", help="Stop after 90s, 15m, 1h30m; what trains then is kept for --resume.", rich_help_panel=_HOW)
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="TIME",
+            help="Stop after 90s, 15m, 1h30m; what trains then is kept for --resume.",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="Folder of the study. Default: a fresh one in results/studies.", rich_help_panel=_HOW)
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder of the study. Default: a fresh one in results/studies.",
+            rich_help_panel=_HOW,
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.", rich_help_panel=_HOW)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study in --out.", rich_help_panel=_HOW)
+    ] = False,
     sampler: Annotated[
-        str, typer.Option("--sampler", metavar="tpe|nsga2|random|evolution", help="What proposes candidates.", rich_help_panel=_HOW)
+        str,
+        typer.Option(
+            "--sampler", metavar="tpe|nsga2|random|evolution", help="What proposes candidates.", rich_help_panel=_HOW
+        ),
     ] = "tpe",
     objective: Annotated[
         str,
-        typer.Option("--objective", metavar="accuracy[,COST]", help="accuracy, or against params, macs or latency: accuracy,macs.", rich_help_panel=_HOW),
+        typer.Option(
+            "--objective",
+            metavar="accuracy[,COST]",
+            help="accuracy, or against params, macs or latency: accuracy,macs.",
+            rich_help_panel=_HOW,
+        ),
     ] = "accuracy",
     stopping: Annotated[
-        str, typer.Option("--stopping", metavar="auto|none|halving|hyperband", help="Early stopping; for the objective accuracy alone.", rich_help_panel=_HOW)
+        str,
+        typer.Option(
+            "--stopping",
+            metavar="auto|none|halving|hyperband",
+            help="Early stopping; for the objective accuracy alone.",
+            rich_help_panel=_HOW,
+        ),
     ] = "auto",
-    workers: Annotated[int, typer.Option("--workers", metavar="N", help="Training processes at once.", rich_help_panel=_HOW)] = 1,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="With one worker, one seed gives one study.", rich_help_panel=_HOW)] = 0,
-    engine: Annotated[str, typer.Option("--engine", metavar="local", help="What runs the candidates.", rich_help_panel=_HOW)] = "local",
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Training processes at once.", rich_help_panel=_HOW)
+    ] = 1,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", help="With one worker, one seed gives one study.", rich_help_panel=_HOW),
+    ] = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="local", help="What runs the candidates.", rich_help_panel=_HOW)
+    ] = "local",
     device: options.Device = "auto",
     threads: options.Threads = None,
     epochs: options.Epochs = None,
@@ -165,23 +224,21 @@ def read_budget(max_params: str | None, max_macs: str | None, max_latency: float
 
 def run(config: SearchConfig, out: Path, resume: bool) -> bool:
     """Search, then print the table of what there is and write the report; True where the user interrupted it."""
-    from ..search import open_study, run_search
+    from ..search import run_search
     from .progress import view
 
     shown = view()
-    interrupted = False
     say(f"study folder: {out}")
     with shown:
-        try:
-            study = run_search(config, out, resume=resume, on_event=shown)
-        except KeyboardInterrupt:
-            if not (out / "study.db").exists():
-                raise
-            interrupted, study = True, open_study(out)
-    ended = shown.tally.ended
-    interrupted = interrupted or (ended is not None and ended.reason == "interrupted")
+        study = run_search(config, out, resume=resume, on_event=shown)
+    interrupted = shown.tally.ended is None or shown.tally.ended.reason == "interrupted"
     print_best(study)
-    _write_report(study, out, interrupted)
+    write_page(study, out / "report.html")
+    print(
+        f"to go on: the same command with --out {out} --resume"
+        if interrupted
+        else f"next: igcsearch publish {out} --top 1 --seeds 3"
+    )
     return interrupted
 
 
@@ -199,7 +256,7 @@ def print_best(study: Study, most: int = 10) -> None:
             percent(c.accuracy),
             f"{c.params:,}",
             f"{c.macs:,}",
-            "-" if c.latency_ms is None else f"{c.latency_ms:.2f}",
+            latency_text(c),
             str(c.epochs),
             c.hash,
             "*" if c.id in front else "",
@@ -213,18 +270,3 @@ def print_best(study: Study, most: int = 10) -> None:
 
 def _rank(candidate: Any) -> tuple[float, int]:
     return (-(candidate.accuracy or 0.0), candidate.params)
-
-
-def _write_report(study: Study, out: Path, interrupted: bool) -> None:
-    """The study's page. A search is not lost because its page cannot be written, so that is a line and no failure."""
-    from ..report import write_report
-
-    try:
-        page = write_report(study, out / "report.html")
-    except Exception as error:
-        say(f"the report could not be written ({type(error).__name__}: {error}); try: igcsearch report {out}")
-    else:
-        print(f"report: {page}")
-    follow = f"igcsearch publish {out} --top 1 --seeds 3"
-    again = f"to go on: the same command with --out {out} --resume"
-    print(again if interrupted else f"next: {follow}")

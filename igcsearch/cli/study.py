@@ -12,10 +12,11 @@ from ..errors import UsageError
 from . import options
 from .options import AsJson, StudyDir, at_least
 from .output import print_json, print_table, say
-from .sizes import clock, percent, short
+from .sizes import parse_size, percent
 
 if TYPE_CHECKING:
-    from ..search import Candidate
+    from ..entries import Entry
+    from ..search import Candidate, Study
 
 
 def status(study: StudyDir, as_json: AsJson = False) -> None:
@@ -31,16 +32,23 @@ def status(study: StudyDir, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    config = opened.config
-    print(f"space {config.space}, data {config.data.name}, budget: {budget_text(config.budget)}")
+    config, best = opened.config, opened.best()
+    limits = config.budget.to_dict()
+    budget = ", ".join(f"{name} <= {value:,}" for name, value in limits.items() if value is not None)
+    running = {True: "a search is running on it", False: "no search is running on it", None: ""}[found["active"]]
+    print(
+        f"space {config.space}, data {config.data.name}, budget {budget or 'none'}{'; ' + running if running else ''}"
+    )
+    print(f"trained    {found['complete'] + found['stopped']} of {found['trials']}")
     for state in ("complete", "stopped", "settled", "failed", "running"):
         print(f"{state:<10} {found[state]}")
-    print(f"{'trained':<10} {found['complete'] + found['stopped']} of {config.trials}")
-    best = opened.best()
+    print(f"accepted   {percent(found['acceptance'])} of {found['proposals']} proposals")
     if best is None:
         print("best       none yet")
     else:
-        print(f"best       {percent(best.accuracy)} validation, {best.params:,} parameters, {best.macs:,} MACs (candidate {best.id})")
+        print(
+            f"best       {percent(best.accuracy)} validation, {best.params:,} parameters, {best.macs:,} MACs (candidate {best.id})"
+        )
 
 
 def pareto(
@@ -66,9 +74,26 @@ def pareto(
         say("the front is empty: no candidate is complete yet")
     else:
         rows = [
-            [str(c.id), c.family, percent(c.accuracy), f"{c.params:,}", f"{c.macs:,}", _latency(c), str(c.epochs), c.hash] for c in front
+            [
+                str(c.id),
+                c.family,
+                percent(c.accuracy),
+                f"{c.params:,}",
+                f"{c.macs:,}",
+                latency_text(c),
+                str(c.epochs),
+                c.hash,
+            ]
+            for c in front
         ]
-        print_table([">id", "family", ">validation", ">params", ">MACs", ">ms", ">epochs", "hash"], rows, title="Pareto front")
+        print_table(
+            [">id", "family", ">validation", ">params", ">MACs", ">ms", ">epochs", "hash"], rows, title="Pareto front"
+        )
+
+
+def latency_text(candidate: Candidate) -> str:
+    """Milliseconds, or a dash where they were not measured."""
+    return "-" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f}"
 
 
 def front_row(candidate: Candidate) -> dict[str, Any]:
@@ -91,7 +116,18 @@ def front_row(candidate: Candidate) -> dict[str, Any]:
 def _print_csv(front: list[Candidate]) -> None:
     import csv
 
-    columns = ["id", "hash", "family", "params", "macs", "latency_ms", "accuracy", "epochs", "train_images", "image_size"]
+    columns = [
+        "id",
+        "hash",
+        "family",
+        "params",
+        "macs",
+        "latency_ms",
+        "accuracy",
+        "epochs",
+        "train_images",
+        "image_size",
+    ]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([*columns, "architecture"])
     for candidate in front:
@@ -101,7 +137,9 @@ def _print_csv(front: list[Candidate]) -> None:
 
 def report(
     study: StudyDir,
-    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="The page. Default: STUDY/report.html.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="The page. Default: STUDY/report.html.")
+    ] = None,
 ) -> None:
     """Write a study's page: one HTML file that needs nothing else, with the front, the curves and the best network's drawing.
 
@@ -111,32 +149,106 @@ def report(
     from ..search import open_study
 
     opened = open_study(study)
-    print(write_report(opened, Path(out).expanduser() if out else study_folder(study) / "report.html"))
+    print(write_report(opened, Path(out).expanduser() if out else opened.path / "report.html"))
 
 
 def publish(
     study: StudyDir,
     top: Annotated[int, typer.Option("--top", metavar="K", help="How many networks to publish.")] = 1,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Retrain each finalist with so many seeds.")] = 3,
-    to: Annotated[str | None, typer.Option("--to", metavar="DIR", help="The zoo to write to. Default: IGCSEARCH_ZOO, or your data folder.")] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the entry (with --top 1); default: by data, family and hash.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an entry of the same name.")] = False,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", help="Retrain each finalist with the seeds 0 to N - 1.")
+    ] = 3,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="DIR", help="The zoo to write to. Default: IGCSEARCH_ZOO, or your data folder."),
+    ] = None,
+    agreement: Annotated[
+        int | None,
+        typer.Option(
+            "--agreement", metavar="N", help="Also retrain N candidates over the whole ranking, and give Kendall's tau."
+        ),
+    ] = None,
     epochs: options.Epochs = None,
     train_images: options.TrainImages = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Training processes at once.")] = 1,
     device: options.Device = "auto",
-    threads: options.Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Retrain a study's best candidates and publish the winners as networks that 'igcsearch.create_model' loads.
+    """Retrain a study's best candidates and publish the winners as networks that igcsearch.create_model loads.
 
-    The best 3K of the front are retrained with N seeds on the whole training split; the K with the best mean validation
-    accuracy are evaluated once on the test split and written as entries: architecture, weights (of the first seed), metrics
-    with every seed, card. The same command again goes on where it stopped.
+    The best 3K are retrained with N seeds on the whole training split; the K with the best mean validation accuracy are
+    evaluated once on the test split and written as entries: architecture, weights (of seed 0), metrics with every seed, card.
+    The same command again goes on where it stopped. The study's page is written anew.
 
     Example: igcsearch publish DIR --top 2 --seeds 3 --epochs 40
     """
-    for option, value in (("--top", top), ("--seeds", seeds), ("--workers", workers), ("--epochs", epochs), ("--threads", threads)):
-        at_least(option, value, 1)
-    from ..publish import publish as publish_study
+    numbers = (
+        ("--top", top, 1),
+        ("--seeds", seeds, 1),
+        ("--workers", workers, 1),
+        ("--epochs", epochs, 1),
+        ("--agreement", agreement, 2),
+    )
+    for option, value, least in numbers:
+        at_least(option, value, least)
+    images = None if train_images is None else parse_size(train_images, "--train-images")
+    from .. import publish as publishing
     from ..search import open_study
+
+    opened = open_study(study)
+    how: dict[str, Any] = {
+        "epochs": epochs,
+        "device": device,
+        "workers": workers,
+        "on_event": _tell,
+        "train_images": images,
+    }
+    entries = publishing.publish(opened, top=top, seeds=seeds, to=to, **how)
+    compared = None if agreement is None else publishing.agreement(opened, agreement, **how)
+    write_page(opened, opened.path / "report.html")
+    if as_json:
+        print_json([_published(entry) for entry in entries])
+        return
+    rows = [
+        [
+            entry.name,
+            _mean(entry.metrics),
+            f"{entry.architecture.params:,}",
+            f"{entry.architecture.macs:,}",
+            str(entry.path),
+        ]
+        for entry in entries
+    ]
+    print_table(["published", ">test accuracy", ">params", ">MACs", "in"], rows)
+    if compared is not None and compared["tau"] is not None:
+        print(
+            f"Kendall's tau between search and retrained accuracy: {compared['tau']:.3f} over {len(compared['pairs'])} candidates"
+        )
+
+
+def _tell(event: Any) -> None:
+    """A line for each thing that happened; epochs are too many for lines."""
+    if type(event).__name__ != "EpochDone":
+        say(event.message)
+
+
+def _published(entry: Entry) -> dict[str, Any]:
+    metrics = entry.metrics
+    cost = {"params": entry.architecture.params, "macs": entry.architecture.macs}
+    accuracy = {"accuracy": metrics["accuracy"], "accuracy_std": metrics["accuracy_std"], "seeds": metrics["seeds"]}
+    return {"name": entry.name, "path": str(entry.path), **cost, **accuracy, "data": metrics["data"]}
+
+
+def _mean(metrics: dict[str, Any]) -> str:
+    spread = metrics["accuracy_std"]
+    return percent(metrics["accuracy"]) + ("" if spread is None else f" ± {100 * spread:.2f}")
+
+
+def write_page(study: Study, path: Path) -> None:
+    """The study's page at `path`; work that is done is not lost because its page cannot be written, so that is only said."""
+    from ..report import write_report
+
+    try:
+        print(f"report: {write_report(study, path)}", file=sys.stderr)
+    except (OSError, UsageError) as error:
+        say(f"the report could not be written: {error}; try: igcsearch report STUDY --out FILE")

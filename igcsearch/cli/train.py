@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 def train(
     network: Model,
     data: options.Data,
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="The entry to write; its last part is the network's name.")],
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the entry's weights instead of from scratch.")] = False,
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="The entry to write; its last part is the network's name.")
+    ],
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start from the entry's weights instead of from scratch.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an entry that is in --out already.")] = False,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the weights, the order of images, the augmentation.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Of the weights, the order of images, the augmentation.")
+    ] = 0,
     data_root: options.DataRoot = None,
     download: options.Download = False,
     train_images: options.TrainImages = None,
@@ -60,21 +66,39 @@ def train(
     where = resolve_device(device)
     images = load_data(options.data_spec(data, data_root, download, train_images, image_size))
     recipe = options.recipe_for(
-        images, epochs, seed, batch_size=batch_size, lr=lr, weight_decay=weight_decay, label_smoothing=label_smoothing, precision=precision
+        images,
+        epochs,
+        seed,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        precision=precision,
     )
     architecture = adapt(found.architecture, images)
     initial = _pretrained_state(found, images) if pretrained else None
-    say(f"device {where}; {recipe.epochs} epochs of {len(images.train.labels)} images; {architecture.params:,} parameters")
+    say(
+        f"device {where}; {recipe.epochs} epochs of {len(images.train.labels)} images; {architecture.params:,} parameters"
+    )
     checkpoint = folder.with_name(folder.name + ".partial") / "checkpoint.pt"
     _make_folder(checkpoint.parent)
 
     def show(epoch: Any) -> None:
         loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
-        say(f"epoch {epoch.epoch}/{recipe.epochs}: {loss}validation {percent(epoch.validation_accuracy)}, {clock(epoch.seconds)}")
+        say(
+            f"epoch {epoch.epoch}/{recipe.epochs}: {loss}validation {percent(epoch.validation_accuracy)}, {clock(epoch.seconds)}"
+        )
 
     try:
         result = train_network(
-            architecture, images, recipe, device=device, threads=threads, checkpoint=checkpoint, on_epoch=show, initial_state=initial
+            architecture,
+            images,
+            recipe,
+            device=device,
+            threads=threads,
+            checkpoint=checkpoint,
+            on_epoch=show,
+            initial_state=initial,
         )
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the last whole epoch")
@@ -86,7 +110,8 @@ def train(
     if as_json:
         print_json(written)
     else:
-        print(f"test accuracy {percent(written['accuracy'])} of {written['n']} images (validation {percent(result.validation_accuracy)})")
+        validation = percent(result.validation_accuracy)
+        print(f"test accuracy {percent(written['accuracy'])} of {written['n']} images (validation {validation})")
         print(f"entry: {folder}")
 
 
@@ -108,7 +133,9 @@ def evaluate(
     at_least("--threads", threads, 1)
     found = find(network)
     if found.entry is None:
-        raise UsageError(f"evaluate needs an entry with weights; {network!r} is an architecture alone; 'igcsearch train' makes one of it")
+        raise UsageError(
+            f"evaluate needs an entry with weights; {network!r} is an architecture alone; 'igcsearch train' makes one of it"
+        )
     from ..entries import load
     from ..training import evaluate as evaluate_network
     from ..training import load_data, resolve_device
@@ -119,7 +146,9 @@ def evaluate(
     _check_fits(found, images)
     say(f"device {where}; {len(images.test.labels)} test images")
     model = load(found.entry.path)
-    own = {name: tuple(found.entry.metrics[name]) for name in ("mean", "std") if found.entry.metrics.get(name)}
+    own: dict[str, Any] = {
+        name: tuple(found.entry.metrics[name]) for name in ("mean", "std") if found.entry.metrics.get(name)
+    }
     accuracy, n = evaluate_network(model, images, device=device, batch_size=batch_size, threads=threads, **own)
     if as_json:
         print_json({"accuracy": accuracy, "n": n, "name": found.name, "data": images.name, "split": "test"})
@@ -129,9 +158,13 @@ def evaluate(
 
 def adapt(architecture: Architecture, images: ImageData) -> Architecture:
     """The network for these images: their size, channels and number of classes."""
-    adapted = architecture.with_(num_classes=images.num_classes, in_channels=images.in_channels, image_size=images.image_size)
+    adapted = architecture.with_(
+        num_classes=images.num_classes, in_channels=images.in_channels, image_size=images.image_size
+    )
     if adapted != architecture:
-        size = f"{images.in_channels} x {images.image_size} x {images.image_size} images and {images.num_classes} classes"
+        size = (
+            f"{images.in_channels} x {images.image_size} x {images.image_size} images and {images.num_classes} classes"
+        )
         say(f"the network is taken for {size}")
     return adapted
 
@@ -141,7 +174,9 @@ def _pretrained_state(found: Found, images: ImageData) -> dict[str, Any]:
     from ..entries import create_model
 
     assert found.entry is not None
-    model = create_model(str(found.entry.path), pretrained=True, num_classes=images.num_classes, in_chans=images.in_channels)
+    model = create_model(
+        str(found.entry.path), pretrained=True, num_classes=images.num_classes, in_chans=images.in_channels
+    )
     return dict(model.state_dict())
 
 
@@ -163,7 +198,9 @@ def _make_folder(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"output folder '{folder.parent}' cannot be written: {error.strerror}; choose another --out") from None
+        raise UsageError(
+            f"output folder '{folder.parent}' cannot be written: {error.strerror}; choose another --out"
+        ) from None
 
 
 def _check_fits(found: Found, images: ImageData) -> None:
@@ -195,7 +232,12 @@ def _write(
     model = build(result.architecture)
     model.load_state_dict(result.state_dict)
     accuracy, n = evaluate_network(model, images, device=str(result.device))
-    run = {"seed": seed, "validation_accuracy": result.validation_accuracy, "test_accuracy": accuracy, "seconds": result.seconds}
+    run = {
+        "seed": seed,
+        "validation_accuracy": result.validation_accuracy,
+        "test_accuracy": accuracy,
+        "seconds": result.seconds,
+    }
     origin = {"command": "train", "network": found.name, "pretrained": pretrained}
     metrics = entry_metrics(result.architecture, images, result.recipe, [run], provenance=origin)
     entry = write_entry(folder, result.architecture, result.state_dict, metrics, overwrite=overwrite)

@@ -155,7 +155,7 @@ def _data(metrics: Metrics) -> str:
 def _origin(metrics: Metrics) -> str:
     return _fields(
         {
-            **{f"search: {key}": value for key, value in (metrics.get("provenance") or {}).items()},
+            **{f"origin: {key}": value for key, value in (metrics.get("provenance") or {}).items()},
             **{f"version: {key}": value for key, value in (metrics.get("versions") or {}).items()},
             "igcsearch commit": metrics.get("commit") or "not from a checkout",
             "weights": f"seed {metrics.get('weights_seed', '?')}, SHA-256 {metrics.get('weights_sha256')}",

@@ -100,10 +100,10 @@ def _check_metrics(folder: Path, metrics: dict[str, Any], architecture: Architec
                 "one of the files was changed"
             )
     for key in ("accuracy", "accuracy_std"):
-        value = metrics.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value) and 0 <= value <= 1):
-            raise UsageError(f"'{folder / METRICS}' has {key} {value!r}: a fraction between 0 and 1 is expected")
+        figure = metrics.get(key)
+        number = isinstance(figure, int | float) and not isinstance(figure, bool)
+        if figure is not None and not (number and math.isfinite(figure) and 0 <= figure <= 1):
+            raise UsageError(f"'{folder / METRICS}' has {key} {figure!r}: a fraction between 0 and 1 is expected")
     for key, kind in _KINDS.items():
         if not isinstance(metrics.get(key), kind | None):
             raise UsageError(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .facts import entry_metrics, measured_cost
-    from .finalists import publish, read_finalists
-    from .kendall import agreement, read_agreement
+    from .finalists import publish
+    from .kendall import agreement
+    from .stored import read_agreement, read_finalists
     from .tables import table, write_table
 else:
     _HOME = {
@@ -17,8 +18,8 @@ else:
         "entry_metrics": "facts",
         "measured_cost": "facts",
         "publish": "finalists",
-        "read_agreement": "kendall",
-        "read_finalists": "finalists",
+        "read_agreement": "stored",
+        "read_finalists": "stored",
         "table": "tables",
         "write_table": "tables",
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -17,12 +18,7 @@ def finalists(study: Study, count: int) -> list[Candidate]:
     Ties go to fewer parameters, then to the earlier candidate. Fewer exist: fewer are returned.
     Raises UsageError when there is none.
     """
-    if len(study.config.objectives) > 1:
-        candidates = study.front()
-    else:
-        complete = [candidate for candidate in study.candidates() if candidate.state == "complete"]
-        longest = max((candidate.epochs for candidate in complete), default=0)
-        candidates = [candidate for candidate in complete if candidate.epochs == longest]
+    candidates = study.front() if len(study.config.objectives) > 1 else _trained_alike(study)
     ranked = best_first(candidates)
     if not ranked:
         raise UsageError("this study has no complete candidate to publish; resume the search first")
@@ -40,10 +36,23 @@ def spread(study: Study, count: int) -> list[Candidate]:
     return [ranked[round(index * (len(ranked) - 1) / (count - 1))] for index in range(count)]
 
 
-def best_first(candidates: Iterable[Candidate]) -> Sequence[Candidate]:
+def best_first(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates with an accuracy, by accuracy, then parameters, then id; each architecture once."""
     ranked = sorted(
         (candidate for candidate in candidates if candidate.accuracy is not None),
         key=lambda candidate: (-(candidate.accuracy or 0.0), candidate.params, candidate.id),
     )
     return list({candidate.hash: candidate for candidate in reversed(ranked)}.values())[::-1]
+
+
+def _trained_alike(study: Study) -> list[Candidate]:
+    """Complete candidates within the latency budget, trained as most of them are."""
+    limit = study.config.budget.latency_ms
+    complete = [
+        candidate
+        for candidate in study.candidates()
+        if candidate.state == "complete"
+        and (limit is None or candidate.latency_ms is None or candidate.latency_ms <= limit)
+    ]
+    ways = Counter(candidate.trained_alike for candidate in complete).most_common(1)
+    return [candidate for candidate in complete if candidate.trained_alike == ways[0][0]]

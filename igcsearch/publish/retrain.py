@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,37 +16,33 @@ from typing import TYPE_CHECKING, Any
 
 from ..spec import Architecture
 from ..training import DataSpec, Recipe
+from .stored import FOLDER, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
 
+    from ..search import Candidate
     from ..training import Epoch, ImageData
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One architecture, one seed: plain data, as it travels to a worker."""
+    """One architecture, one seed: plain data, as it travels to a worker. Each job equals itself alone."""
 
     id: int  # of the candidate
     hash: str
     architecture: str  # JSON
     data: dict[str, Any]
     recipe: dict[str, Any]  # the seed included
+    key: str  # 8 hex digits: equal for equal recipes on equal images, wherever they lie
     folder: Path
     device: str
-    threads: int | None
+    threads: int
 
     @property
     def seed(self) -> int:
         """The recipe's."""
         return int(self.recipe["seed"])
-
-    @property
-    def key(self) -> str:
-        """8 hex digits: equal for equal recipes on equal data, wherever the data lie."""
-        data = {name: value for name, value in self.data.items() if name not in ("root", "download")}
-        text = json.dumps({"data": data, "recipe": self.recipe}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def file(self, what: str, suffix: str) -> Path:
         """A file of this job."""
@@ -56,18 +51,27 @@ class Job:
 
 def make_job(
     study_folder: Path,
-    candidate_id: int,
-    architecture: Architecture,
-    data: DataSpec,
+    candidate: Candidate,
+    spec: DataSpec,
+    data: ImageData,
     recipe: Recipe,
     device: str,
-    threads: int | None,
+    threads: int,
 ) -> Job:
-    """The job of a candidate and its recipe's seed."""
-    folder = study_folder / "publish" / architecture.hash / f"seed{recipe.seed}"
-    text = architecture.to_json()
+    """The job of a candidate with the recipe's seed; `data` are the images of `spec`."""
+    recipe = recipe.resolve(data)
+    identity = json.dumps({"images": data.fingerprint, "recipe": recipe.to_dict()}, sort_keys=True)
+    architecture = candidate.architecture
     return Job(
-        candidate_id, architecture.hash, text, data.to_dict(), recipe.to_dict(), folder.absolute(), device, threads
+        id=candidate.id,
+        hash=architecture.hash,
+        architecture=architecture.to_json(),
+        data=spec.to_dict(),
+        recipe=recipe.to_dict(),
+        key=hashlib.sha256(identity.encode()).hexdigest()[:8],
+        folder=(study_folder / FOLDER / architecture.hash / f"seed{recipe.seed}").absolute(),
+        device=device,
+        threads=threads,
     )
 
 
@@ -100,10 +104,10 @@ def run_job(job: Job, on_epoch: Callable[[Epoch], None]) -> dict[str, Any]:
         "epochs": result.epochs,
         "seconds": result.seconds,
         "device": str(result.device),
-        "threads": job.threads,
+        "threads": result.threads,
         "curve": result.curve,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "recipe": job.recipe,
+        "recipe": result.recipe.to_dict(),
         "data": job.data,
     }
     write_bytes(job.file("weights", ".safetensors"), weights)
@@ -130,31 +134,6 @@ def weights_of(job: Job) -> dict[str, torch.Tensor]:
 
     tensors: dict[str, torch.Tensor] = load(job.file("weights", ".safetensors").read_bytes())
     return tensors
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON by atomic rename."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by atomic rename, synced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file, or None where there is no such file or no object in it."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 @lru_cache(maxsize=1)

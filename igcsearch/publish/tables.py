@@ -10,7 +10,7 @@ from ..entries import Entry, read_folder
 from ..entries.card import cell, latency_line, mean_std
 from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
-from .retrain import write_bytes
+from .stored import write_bytes
 
 MARK = "<!-- written by igcsearch.publish.write_table: changes are lost -->"
 

@@ -33,7 +33,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_message: OnMessage) -> None:
     `on_message(job, kind, values)` is called in this process: "epoch" {"epoch", "epochs", "accuracy", "seconds"}, "done" (the
     result, see retrain.py) or "failed" {"reason"}.
     """
-    waiting, attempts = deque(jobs), dict.fromkeys(jobs_index(jobs), 0)
+    waiting, attempts = deque(jobs), dict.fromkeys(jobs, 0)
     running: dict[Connection, tuple[BaseProcess, Job]] = {}
     idle: list[tuple[Connection, BaseProcess]] = []
     context = multiprocessing.get_context("spawn")
@@ -41,7 +41,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_message: OnMessage) -> None:
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.popleft()
-                attempts[job.folder, job.key] += 1
+                attempts[job] += 1
                 connection, process = idle.pop() if idle else _start(context)
                 running[connection] = (process, job)
                 with contextlib.suppress(OSError):  # it died before it began: its closed connection tells below
@@ -52,10 +52,11 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_message: OnMessage) -> None:
                 try:
                     kind, values = ready.recv()
                 except (EOFError, OSError):
+                    process.join(5)  # so that the exit code is its own
                     _end(ready, process)
                     del running[ready]
                     reason = f"its worker died (exit code {process.exitcode}), {ATTEMPTS} times"
-                    if attempts[job.folder, job.key] < ATTEMPTS:
+                    if attempts[job] < ATTEMPTS:
                         waiting.appendleft(job)
                     else:
                         on_message(job, "failed", {"reason": reason})
@@ -69,14 +70,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_message: OnMessage) -> None:
             _end(connection, process)
 
 
-def jobs_index(jobs: Sequence[Job]) -> list[tuple[Any, str]]:
-    """What tells jobs apart: their folder and key."""
-    return [(job.folder, job.key) for job in jobs]
-
-
 def _start(context: multiprocessing.context.SpawnContext) -> tuple[Connection, BaseProcess]:
     here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there,), name="igcsearch-retrain", daemon=True)
+    process = context.Process(target=_work, args=(there,), name="igcsearch-retrain")
     process.start()
     there.close()
     return here, process

@@ -21,6 +21,7 @@ WIDEST = 128
 _SAMPLE = 48  # lines of a shuffle, and branches of a factor, that a drawing of branches alone shows
 _MANY = 150  # bold lines between two columns that would hide all else
 _GAPS = {"factor": 148.0, "shuffle": 92.0, "wire": 70.0}
+_ROOM = 960.0
 _LEFT, _TOP = 26.0, 34.0
 
 #: Style of every drawing; the page holds it once, `draw_block(..., standalone=True)` inside the picture.
@@ -72,9 +73,11 @@ def draw_block(block: Block, *, title: str = "", channel: int = 0, standalone: b
     widest = max(max(layer.in_width, layer.out_width) for layer in layers)
     single = widest <= WIDEST and factor_edges(layers) <= MOST_EDGES
     pitch = min(18.0, max(4.5, 380.0 / widest)) if single else 260.0 / widest
+    # Long products move together a little, so that most blocks fit a page without scrolling.
+    scale = min(1.0, max(0.74, _ROOM / sum(_GAPS[layer.kind] for layer in layers)))
     x = [_LEFT]
     for layer in layers:
-        x.append(x[-1] + _GAPS[layer.kind])
+        x.append(x[-1] + scale * _GAPS[layer.kind])
     plan = _Plan(layers, tuple(x), max(widest * pitch, 96.0), min(4.2, max(1.3, pitch * 0.32)), single)
     parts = _boxes(plan) + _lines(plan) + _dots(plan) + _labels(plan)
     ending, width, height = _ending(plan, block)

@@ -23,8 +23,11 @@ STYLE = """
 .strip g[aria-pressed=true] .card{fill:oklch(var(--igc-l,.6) .13 var(--h) / .55);stroke-width:2}
 """.strip()
 
-_HUES = {"igcv1": 235, "igcv2": 265, "igcv3": 190, "xception": 60, "dense": 20, "": 300}
-_GAP, _LEAST, _MIDDLE = 7.0, 84.0, 108.0  # between cards; width of a stage; height at which all cards are centred
+#: One hue a family, in every picture of the report.
+HUES = {"igcv2": 265, "igcv1": 215, "igcv3": 160, "xception": 70, "dense": 25, "stem": 320}
+_GAP, _LEAST = 7.0, 84.0  # between cards; width of a stage
+_TALLEST, _MIDDLE = 132.0, 74.0  # the image's height, and where all cards are centred
+_CAPTION = 164.0
 
 
 def draw_network(
@@ -39,7 +42,8 @@ def draw_network(
     """
     drawings = drawings or {}
     side = architecture.image_size
-    parts, x = _image(architecture)
+    scale = _TALLEST / _height(side, 1.0)
+    parts, x = _image(architecture, scale)
     groups: list[tuple[str, list[tuple[str, Block]]]] = []
     for name, block in architecture.blocks():
         stage = name.partition(".")[0]
@@ -47,7 +51,7 @@ def draw_network(
             groups.append((stage, []))
         groups[-1][1].append((name, block))
     for stage, members in groups:
-        drawn, x, side = _stage(stage, members, side, x, drawings)
+        drawn, x, side = _stage(stage, members, side, x, drawings, scale)
         parts += drawn
     drawn, x = _head(architecture, x)
     parts += drawn
@@ -55,12 +59,18 @@ def draw_network(
     style = f"<style>{STYLE}</style>" if standalone else ""
     return (
         f'<svg{namespace} class="strip" role="img" aria-label="the network from image to classes" width="{x:.0f}" '
-        f'height="278" viewBox="0 0 {x:.0f} 278">{style}{"".join(parts)}</svg>'
+        f'height="234" viewBox="0 0 {x:.0f} 234">{style}{"".join(parts)}</svg>'
     )
 
 
-def _height(side: int) -> float:
-    return 24.0 + 19.0 * math.log2(side + 1)
+def hue(family: str) -> int:
+    """The hue of a block family in degrees; families of the user's own, and networks of several, share one."""
+    return HUES.get(family, 320)
+
+
+def _height(side: int, scale: float) -> float:
+    """Of a card: by the logarithm of the map's side, so that 224 and 7 both show."""
+    return scale * (0.6 + math.log2(side + 1))
 
 
 def _breadth(channels: int) -> float:
@@ -73,13 +83,13 @@ def _arrow(x: float) -> str:
 
 def _captions(x: float, lines: list[str]) -> list[str]:
     return [
-        f'<text{"" if row == 0 else " class=m"} x="{x:.1f}" y="{214 + 17 * row}">{escape(line)}</text>'
+        f'<text{"" if row == 0 else " class=m"} x="{x:.1f}" y="{_CAPTION + 17 * row}">{escape(line)}</text>'
         for row, line in enumerate(lines)
     ]
 
 
-def _image(architecture: Architecture) -> tuple[list[str], float]:
-    height = _height(architecture.image_size)
+def _image(architecture: Architecture, scale: float) -> tuple[list[str], float]:
+    height = _height(architecture.image_size, scale)
     top = _MIDDLE - height / 2
     frames = [
         f'<rect class="end" x="{24 + 4 * k}" y="{top + 4 * k:.1f}" width="34" height="{height - 8:.1f}" rx="3"/>'
@@ -90,7 +100,7 @@ def _image(architecture: Architecture) -> tuple[list[str], float]:
 
 
 def _stage(
-    stage: str, members: list[tuple[str, Block]], side: int, x: float, drawings: Mapping[str, str]
+    stage: str, members: list[tuple[str, Block]], side: int, x: float, drawings: Mapping[str, str], scale: float
 ) -> tuple[list[str], float, int]:
     """Cards of one stage and its caption; returns also where the next begins and the side of its map."""
     widths = [_breadth(block.out_channels) for _, block in members]
@@ -99,11 +109,11 @@ def _stage(
     parts, at = [], x + (room - total) / 2
     for (name, block), width in zip(members, widths, strict=True):
         _, side = block.cost_at(side)
-        height = _height(side)
-        about = f"{name}: {block.family or 'block'}, {block.in_channels} → {block.out_channels} channels, {block.params:,} parameters"
+        height = _height(side, scale)
+        about = f"{name}: {block.family or 'block'}, {block.in_channels} → {block.out_channels} channels"
         pick = f' data-drawing="{escape(drawings[name])}" tabindex="0" aria-pressed="false"' if name in drawings else ""
         parts.append(
-            f'<g{pick} style="--h:{_HUES.get(block.family, 300)}"><title>{escape(about)}</title>'
+            f'<g{pick} style="--h:{hue(block.family)}"><title>{escape(about)}</title>'
             f'<rect class="card" x="{at:.1f}" y="{_MIDDLE - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="4"/></g>'
         )
         at += width + _GAP
@@ -121,7 +131,7 @@ def _stage(
 
 
 def _head(architecture: Architecture, x: float) -> tuple[list[str], float]:
-    height = 30.0 + 5.0 * min(architecture.num_classes, 20)
+    height = 24.0 + 5.0 * min(architecture.num_classes, 20)
     top = _MIDDLE - height / 2
     bar = f'<rect class="end" x="{x + 36:.1f}" y="{top:.1f}" width="12" height="{height:.1f}" rx="3"/>'
     lines = ["head", "average pool", f"linear, {architecture.features}", f"{architecture.num_classes} classes"]

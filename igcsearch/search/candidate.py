@@ -94,15 +94,34 @@ def read_candidate(trial: FrozenTrial) -> Candidate | None:
     proposed = trial.user_attrs.get(CANDIDATE, {}).get("architecture")
     plain = {name: record[name] for name in _PLAIN if record.get(name) is not None}
     if state == "running":
-        plain["accuracy"] = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
+        plain["accuracy"] = (
+            trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
+        )
         plain["epochs"] = max(trial.intermediate_values, default=0)
     return Candidate(
-        id=trial.number, state=state, data=record.get("architecture"), proposed=proposed, params_drawn=trial.params, **plain
+        id=trial.number,
+        state=state,
+        data=record.get("architecture"),
+        proposed=proposed,
+        params_drawn=trial.params,
+        **plain,
     )
 
 
 _PLAIN = (
-    *("reason", "hash", "key", "family", "params", "macs", "latency_ms", "accuracy", "epochs", "train_images", "image_size"),
+    *(
+        "reason",
+        "hash",
+        "key",
+        "family",
+        "params",
+        "macs",
+        "latency_ms",
+        "accuracy",
+        "epochs",
+        "train_images",
+        "image_size",
+    ),
     *("curve", "seconds", "seed", "device", "threads"),
 )
 

@@ -1,7 +1,7 @@
 """What one search is asked to do, as frozen data: stored in the study when it is created, compared when it is resumed.
 
-A study belongs to one question: space, data, budget, recipe, objectives, and the sampler with its seed and stopping rule. How long it
-runs and on what (trials, time limit, workers, device, engine) may differ from run to run.
+A study belongs to one question: space, data, budget, recipe, objectives, and the sampler with its seed and stopping rule. How long
+it runs and on what (trials, time limit, workers, device, engine) may differ from run to run.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class SearchConfig:
         for name, low in (("trials", 1), ("workers", 1), ("threads_per_worker", 1), ("epochs", 1), ("seed", 0)):
             value = getattr(self, name)
             optional = name in ("threads_per_worker", "epochs")
-            if not (optional and value is None) and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+            if not (optional and value is None) and (
+                isinstance(value, bool) or not isinstance(value, int) or value < low
+            ):
                 raise UsageError(f"{name} = {value!r} must be a whole number of at least {low}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise UsageError(f"timeout {self.timeout_s!r} must be more than 0 seconds; leave it out for no limit")
@@ -113,8 +115,15 @@ class SearchConfig:
         """JSON data. Paths of data are absolute, so that a study says where its images are from any folder."""
         recipe = None if self.recipe is None else self.recipe.to_dict()
         data = self.data.to_dict() | {"name": _data_name(self.data.name)}
-        plain = {name: value for name, value in asdict(replace(self, recipe=None)).items() if name not in ("data", "budget")}
-        return plain | {"objectives": list(self.objectives), "data": data, "budget": self.budget.to_dict(), "recipe": recipe}
+        plain = {
+            name: value for name, value in asdict(replace(self, recipe=None)).items() if name not in ("data", "budget")
+        }
+        return plain | {
+            "objectives": list(self.objectives),
+            "data": data,
+            "budget": self.budget.to_dict(),
+            "recipe": recipe,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:
@@ -144,9 +153,8 @@ def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -
             before, now = getattr(stored, name), getattr(asked, name)
         if before != now:
             was, given = _difference(before, now)
-            raise UsageError(
-                f"{where} holds a study with {name} {was}, not {given}; resume it with its own {option}, or give another output folder"
-            )
+            cure = f"resume it with its own {option}, or give another output folder"
+            raise UsageError(f"{where} holds a study with {name} {was}, not {given}; {cure}")
 
 
 def available_cores() -> int:

@@ -1,8 +1,9 @@
 """The coordinator: the one place that asks and tells Optuna, for every engine.
 
-Engines call it from one thread. A proposal goes ask -> space -> settle, and becomes a Job or is told to the sampler at once. Results
-are recorded before the trial is told, so a kill -9 at any moment leaves a study that `recover` makes whole: it looks at every trial
-that is still running, finishes those whose result is recorded, and queues the others again (under the study's lock they are dead).
+Engines call it from one thread. A proposal goes ask -> space -> settle, and becomes a Job or is told to the sampler at once.
+Results are recorded before the trial is told, so a kill -9 at any moment leaves a study that the next coordinator makes whole: of
+the trials that are still running (under the study's lock they are dead) it finishes those whose result is recorded, and queues the
+others again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Problem
@@ -94,6 +95,7 @@ class Coordinator:
         self._tally = {"complete": 0, "stopped": 0, "settled": 0, "failed": 0}
         self._best = -1.0
         self._in_a_row = self._failures = 0
+        self._last_reason = ""
         self.ended: tuple[str, str] | None = None
         self.recovered = self._recover()
 
@@ -121,7 +123,9 @@ class Coordinator:
         if epoch <= running.reported:
             return True  # read back from the checkpoint after a worker died
         running.reported = epoch
-        event = events.EpochDone(self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0)))
+        event = events.EpochDone(
+            self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0))
+        )
         if len(self.config.objectives) == 1:
             running.trial.report(accuracy, step=epoch)
         self.emit(event)
@@ -187,13 +191,16 @@ class Coordinator:
         self._retries.append(id)
         self.emit(events.Retried(self.counts, id, reason, running.job.attempt))
 
-    def interrupt(self, reason: str = "interrupted", message: str = "interrupted; resume to go on") -> None:
-        """End now: what still runs is queued to go on from its checkpoint when the study is resumed."""
-        for id in list(self._running):
-            trial = self._running.pop(id).trial
-            self._requeue(trial, trial.params)
+    def interrupt(self, reason: str) -> None:
+        """End now (`interrupted` or `timeout`): what still runs is queued, to go on from its checkpoint when resumed."""
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if frozen.number in self._running:
+                self._requeue(self._running.pop(frozen.number).trial, frozen, frozen.params)
         self._retries.clear()
-        self._end(reason, message)
+        what = "the time limit is over" if reason == "timeout" else "interrupted"
+        self._end(
+            reason, f"{what} with {self.counts.trained} of {self.config.trials} candidates trained; resume to go on"
+        )
 
     # ------------------------------------------------------------------ what callers may know
 
@@ -216,10 +223,12 @@ class Coordinator:
 
     def _limit_reached(self) -> bool:
         if self.remaining == 0:
-            trained = self.counts.trained
-            self._end("trials", f"{trained} candidates are trained" + (f" of {self.config.trials}" if trained < self.config.trials else ""))
+            self._end("trials", f"{self.counts.trained} candidates are trained, {self.config.trials} were asked for")
         if self._in_a_row >= MAX_SETTLED:
-            self._end("settled", f"{MAX_SETTLED:,} proposals in a row were not worth training; widen the space or the budget")
+            what = (
+                f"{MAX_SETTLED:,} proposals in a row were settled without training, the last one: {self._last_reason}"
+            )
+            self._end("settled", f"{what}; widen the space or the budget")
         return self.ended is not None or self.expired or len(self._running) >= self.remaining
 
     def _propose(self) -> _Running | None:
@@ -240,10 +249,14 @@ class Coordinator:
             self._settle(trial, settled, describe(architecture, stored=False))
             return None
         seed = derived_seed(self.config.seed, architecture.key)
-        facts = describe(architecture) | {"seed": seed, "train_images": self.facts.train, "image_size": self.facts.image_size}
+        facts = describe(architecture) | {
+            "seed": seed,
+            "train_images": self.facts.train,
+            "image_size": self.facts.image_size,
+        }
         trial.set_user_attr(CANDIDATE, facts)
         self._seen[architecture.key] = trial.number
-        checkpoint = self._folder / "candidates" / architecture.hash / "checkpoint.pt"
+        checkpoint = self._folder / "candidates" / architecture.hash / "checkpoint.safetensors"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         recipe = self.recipe.to_dict() | {"seed": seed}
         job = Job(trial.number, architecture.to_json(), recipe, str(checkpoint), self.config.measures_latency)
@@ -253,7 +266,9 @@ class Coordinator:
         running = self._running[id]
         facts, job = running.facts, running.job
         self.emit(
-            events.CandidateStarted(self.counts, id, facts["hash"], facts["family"], facts["params"], facts["macs"], job.attempt)
+            events.CandidateStarted(
+                self.counts, id, facts["hash"], facts["family"], facts["params"], facts["macs"], job.attempt
+            )
         )
         return job
 
@@ -261,11 +276,17 @@ class Coordinator:
         self._unconditional = set(params) if self._unconditional is None else self._unconditional & set(params)
 
     def _settle(self, trial: optuna.Trial, settled: Settled, facts: dict[str, Any]) -> None:
-        record = {**facts, "state": "settled", "kind": settled.kind, "reason": settled.reason, "violation": settled.violation}
+        record = {
+            **facts,
+            "state": "settled",
+            "kind": settled.kind,
+            "reason": settled.reason,
+            "violation": settled.violation,
+        }
         trial.set_user_attr(RESULT, record)
         self._tell(trial, record)
         self._tally["settled"] += 1
-        self._in_a_row += 1
+        self._in_a_row, self._last_reason = self._in_a_row + 1, settled.reason
         self.emit(events.ProposalSettled(self.counts, trial.number, settled.kind, settled.reason))
 
     # ------------------------------------------------------------------ telling
@@ -283,7 +304,9 @@ class Coordinator:
             self._study.tell(trial.number, state=TrialState.FAIL)
         else:
             whole = self._unconditional is not None and self._unconditional <= set(trial.params)
-            values = self._values({"params": 10**12, "macs": 10**15, "latency_ms": 1e9, **_known(record), "accuracy": 0.0})
+            values = self._values(
+                {"params": 10**12, "macs": 10**15, "latency_ms": 1e9, **_known(record), "accuracy": 0.0}
+            )
             tell_settled(self._study, trial, record["violation"], self.config.sampler, values, complete_params=whole)
 
     def _values(self, record: dict[str, Any]) -> list[float]:
@@ -314,10 +337,10 @@ class Coordinator:
             if RESULT in frozen.user_attrs:
                 self._tell(trial, {**frozen.user_attrs.get(CANDIDATE, {}), **frozen.user_attrs[RESULT]})
             elif frozen.number in requeued:
-                self._requeue(trial, None)
+                self._requeue(trial, frozen, None)
             else:  # killed before it was recorded as a candidate: proposed anew, unless its parameters came from the queue
                 params = frozen.params if CANDIDATE in frozen.user_attrs else frozen.system_attrs.get("fixed_params")
-                self._requeue(trial, params)
+                self._requeue(trial, frozen, params)
         trials = self._study.get_trials(deepcopy=False)
         for frozen in trials:
             self._remember(frozen)
@@ -335,12 +358,18 @@ class Coordinator:
         if candidate.state == "complete" and candidate.accuracy is not None:
             self._best = max(self._best, candidate.accuracy)
 
-    def _requeue(self, trial: optuna.Trial, params: dict[str, Any] | None) -> None:
-        """Queue a dead candidate's parameters again and fail its trial; a kill between the two is seen by RETRY_OF."""
+    def _requeue(self, trial: optuna.Trial, frozen: FrozenTrial, params: dict[str, Any] | None) -> None:
+        """Queue a dead candidate's parameters again and fail its trial; a kill between the two is seen by RETRY_OF.
+
+        As `Study.enqueue_trial`, but a generation that NSGA-II gave goes with it: without one it would not be in its population.
+        """
         if params:
-            self._study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
+            system = {name: value for name, value in frozen.system_attrs.items() if name.endswith(":generation")}
+            system["fixed_params"] = params
+            waiting = create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs={RETRY_OF: frozen.number})
+            self._study.add_trial(waiting)
         trial.set_user_attr(STATE, INTERRUPTED)
-        self._study.tell(trial.number, state=TrialState.FAIL)
+        self._study.tell(frozen.number, state=TrialState.FAIL)
 
 
 def _known(record: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,9 @@ class EvolutionSampler(BaseSampler):
                     conflicting.add(name)
         return {name: d for name, d in sorted(known.items()) if name not in conflicting and not d.single()}
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         """A parent's parameters with one or two mutated; nothing (random draws) until the population is full."""
         members = self._members(study)
         if len(members) < self._population or not search_space:
@@ -70,7 +72,9 @@ class EvolutionSampler(BaseSampler):
             params[name] = self._mutated(study, trial, name, search_space[name], params[name])
         return params
 
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
         """A uniform draw: first generation, and parameters that the parent does not have."""
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 

@@ -1,4 +1,4 @@
-"""Non-dominated sets: which points no other point beats in everything. Plain numbers, all minimised; used by fronts and evolution."""
+"""Non-dominated sets: the points that no other point beats. Plain numbers, all minimised; used by fronts and evolution."""
 
 from __future__ import annotations
 

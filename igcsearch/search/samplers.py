@@ -47,7 +47,7 @@ def resolve_stopping(stopping: str, objectives: int, epochs: int, trials: int, s
 
 
 def make_pruner(stopping: str, epochs: int) -> BasePruner:
-    """Successive halving or Hyperband over epochs: the best third goes on at each rung; the first rung is at a quarter of the epochs."""
+    """Successive halving or Hyperband over epochs: the best third goes on at each rung, the first at a quarter of them."""
     first = max(1, epochs // 4)
     if stopping == "halving":
         return SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)

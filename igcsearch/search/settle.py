@@ -1,8 +1,8 @@
 """Proposals that are not worth training, settled in closed form before anything is built, and told to the sampler.
 
-The coordinator asks `settle` about each proposal: budget, duplicates by equivalence key, conditions. What is settled is told to each
-sampler in the way it learns from (measured over three runs of 40 proposals each: with PRUNED and a constraint TPE keeps away from
-the region; NSGA-II only looks at completed trials, so it gets a worst value as well; a FAIL teaches nobody).
+The coordinator asks `settle` about each proposal: budget, duplicates by equivalence key, conditions. What is settled is told to
+each sampler in the way it learns from (measured over three runs of 40 proposals each: with PRUNED and a constraint TPE keeps away
+from the region; NSGA-II only looks at completed trials, so it gets a worst value as well; a FAIL teaches nobody).
 """
 
 from __future__ import annotations
@@ -59,12 +59,16 @@ def settle(architecture: Architecture, budget: Budget, seen: Mapping[str, int]) 
             for name, cost, limit in (("params", params, budget.params), ("macs", macs, budget.macs))
             if limit is not None and cost > limit
         ]
-        return Settled("budget", "over budget: " + ", ".join(text for _, text in exceeded), sum(by for by, _ in exceeded))
+        return Settled(
+            "budget", "over budget: " + ", ".join(text for _, text in exceeded), sum(by for by, _ in exceeded)
+        )
     if (before := seen.get(architecture.key)) is not None:
         return Settled("duplicate", f"the same network as candidate {before}", _DUPLICATE)
     for name, block in architecture.blocks():
         if block.family in _STRICT_FAMILIES and (level := conditions.level(block)) not in ("strict", "nearly"):
-            return Settled("condition", f"{name} ({block.family}) is {level}, not strict or nearly complementary", _CONDITION)
+            return Settled(
+                "condition", f"{name} ({block.family}) is {level}, not strict or nearly complementary", _CONDITION
+            )
     return None
 
 
@@ -80,7 +84,13 @@ def too_slow(latency_ms: float, limit_ms: float) -> Settled:
 
 
 def tell_settled(
-    study: optuna.Study, trial: optuna.Trial, violation: float, sampler: str, values: Sequence[float], *, complete_params: bool = True
+    study: optuna.Study,
+    trial: optuna.Trial,
+    violation: float,
+    sampler: str,
+    values: Sequence[float],
+    *,
+    complete_params: bool = True,
 ) -> None:
     """Tell the sampler of a settled proposal. Safe to repeat after a kill in the middle.
 
@@ -133,7 +143,9 @@ def check_budget(space: Space, problem: Problem, seed: int) -> None:
 
 
 def _impossible(space: Space, budget: Budget, params: int, macs: int, what: str) -> str:
-    limits = [f"{limit:,} {name}" for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit is not None]
+    limits = [
+        f"{limit:,} {name}" for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit is not None
+    ]
     return (
         f"no architecture of the space {space.name!r} is within {' and '.join(limits)}: {what} has {params:,} params "
         f"and {macs:,} macs; raise the budget"

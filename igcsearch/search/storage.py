@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
@@ -79,7 +79,7 @@ def is_running(folder: Path) -> bool | None:
         return None
 
 
-def create(folder: Path, directions: list[str], attributes: dict[str, Any]) -> optuna.Study:
+def create(folder: Path, directions: list[Literal["minimize", "maximize"]], attributes: dict[str, Any]) -> optuna.Study:
     """A new study with its user attributes, under the lock.
 
     Raises:
@@ -117,15 +117,21 @@ def load(folder: Path) -> optuna.Study:
         study = optuna.load_study(study_name=STUDY_NAME, storage=_open(database, wal=True))
         for name in ("igcsearch:config", "igcsearch:schema"):
             if name not in study.user_attrs:
-                raise UsageError(f"{database} is not a study of igcsearch ({name} is missing); give the output folder of a search")
+                raise UsageError(
+                    f"{database} is not a study of igcsearch ({name} is missing); give the output folder of a search"
+                )
     if (schema := study.user_attrs["igcsearch:schema"]) > SCHEMA:
-        raise UsageError(f"{database} has schema {schema}, newer than {SCHEMA}, the newest known here; update igcsearch")
+        raise UsageError(
+            f"{database} has schema {schema}, newer than {SCHEMA}, the newest known here; update igcsearch"
+        )
     return study
 
 
 def describe(folder: Path) -> None:
     """Write `study.json`, from which other tools find the storage (never a password)."""
-    text = json.dumps({"schema": SCHEMA, "storage": "sqlite", "database": DATABASE, "study": STUDY_NAME}, indent=1) + "\n"
+    text = (
+        json.dumps({"schema": SCHEMA, "storage": "sqlite", "database": DATABASE, "study": STUDY_NAME}, indent=1) + "\n"
+    )
     target = folder / DESCRIPTION
     if not target.exists():
         draft = target.with_suffix(".json.new")
@@ -141,9 +147,8 @@ def readable(folder: Path) -> Iterator[None]:
     except UsageError:
         raise
     except (*_UNREADABLE, KeyError, json.JSONDecodeError, UnicodeDecodeError, AssertionError, RuntimeError) as error:
-        raise UsageError(
-            f"{folder / DATABASE} cannot be read as a study ({_short(error)}); restore it from a copy, or give another output folder"
-        ) from error
+        cure = "restore it from a copy, or give another output folder"
+        raise UsageError(f"{folder / DATABASE} cannot be read as a study ({_short(error)}); {cure}") from error
 
 
 def close(study: optuna.Study) -> None:

@@ -1,8 +1,8 @@
 """What a product of structured sparse kernels satisfies: path counts, level of complementarity, balance. Floor 0.
 
 Conditions are of the product of *all* factors by channel support: a grouped 3x3 counts with its support, lanes side by
-side add, an identity shortcut does not count (`igcv2.md` 1.5). Interleaves at widths that divide are settled in closed
-form; any other product by exact counting, memoised by what it depends on.
+side add, an identity shortcut does not count (`igcv2.md` 1.5). Interleaves, width changes included, are settled in closed
+form; any other product by exact counting, memoised by what it depends on (up to a second for thousands of channels).
 """
 
 from __future__ import annotations
@@ -67,10 +67,13 @@ def is_group_convolution(counts: NDArray[np.int64]) -> bool:
     Args:
         counts: path counts of shape (out_channels, in_channels).
     """
-    patterns, members = np.unique(counts > 0, axis=0, return_counts=True)
-    columns = patterns.sum(axis=0)
-    sizes = patterns.sum(axis=1)
-    return bool((columns == 1).all() and (members == members[0]).all() and (sizes == sizes[0]).all())
+    reached = counts > 0
+    members: dict[bytes, list[int]] = {}
+    for out, row in enumerate(np.packbits(reached, axis=1)):
+        members.setdefault(row.tobytes(), []).append(out)
+    patterns = reached[[outs[0] for outs in members.values()]]
+    same_size = len({len(outs) for outs in members.values()}) == 1 and len(set(patterns.sum(axis=1).tolist())) == 1
+    return same_size and bool((patterns.sum(axis=0) == 1).all())
 
 
 def is_strict(steps: Sequence[Step]) -> bool:
@@ -79,8 +82,7 @@ def is_strict(steps: Sequence[Step]) -> bool:
         return False
     cuts = range(1, len(steps))
     return all(
-        is_group_convolution(path_counts(steps[:cut])) and is_group_convolution(path_counts(steps[cut:]))
-        for cut in cuts
+        is_group_convolution(path_counts(steps[:cut])) and is_group_convolution(path_counts(steps[cut:])) for cut in cuts
     )
 
 
@@ -167,14 +169,27 @@ def _factorizations(width: int, n: int, smallest: int, largest: int) -> Iterator
 
 
 def _interleaved(steps: tuple[Step, ...]) -> Paths | None:
-    """Closed form for interleaved factors on one width: every count is floor or ceil of prod K / C (`igcv2.md` 1.5)."""
-    channels, product = steps[0].in_channels, 1
-    for step in steps:
-        if not isinstance(step, Factor) or step.in_channels != channels or step.out_channels != channels:
-            return None
-        if step.shuffle.kind != "interleave":
+    """Closed form for factors with interleaves between them: every count is floor or ceil of prod Kin / C_in.
+
+    Proof. A factor of G branches takes position p to the positions j*G + floor(p / Kin), j < Kout. So from input p, L - 1
+    factors reach (with multiplicity) the floors of an arithmetic progression that covers all positions with spacing
+    C_0 / prod Kin: floor(floor(x) / K) = floor(x / K), and j*G repeats what lies in [0, G). The last factor's branch is an
+    interval of Kin positions, which holds floor or ceil of Kin over the spacing of them. With prod Kin = C_in every prefix
+    has an integer spacing, so that two inputs reach the same outputs or none in common, and suffixes likewise: strict.
+
+    What permutes all inputs (shuffles behind leading factors of one channel a branch) or all outputs (the last shuffle)
+    changes no count, so those may be of any kind.
+    """
+    product, leading = 1, True
+    for position, step in enumerate(steps):
+        if not isinstance(step, Factor):
             return None
         product *= step.branch_width
+        leading = leading and step.branch_width == 1 and step.in_channels == step.out_channels
+        free = leading or position == len(steps) - 1 or step.shuffle.kind == "interleave" or step.groups == 1
+        if not free:
+            return None
+    channels = steps[0].in_channels
     smallest, largest = product // channels, -(-product // channels)
     return Paths(_level(smallest, largest, product == channels), smallest, largest, product / channels)
 

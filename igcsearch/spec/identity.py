@@ -9,7 +9,6 @@ a canonical labelling, which would find more pairs of equal ones, joins with lea
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,8 @@ def _reduced_step(step: Step, after: Step | None) -> dict[str, Any]:
         return step_data(step) | {"lanes": [_reduced(lane) for lane in step.lanes]}
     if not isinstance(step, Factor):
         return step_data(step)
-    data = step_data(replace(step, shuffle=Shuffle()))
+    data = step_data(step)
+    data.pop("shuffle", None)
     what = reduced_shuffle(step, after)
     return data if what is None else data | {"shuffle": what}
 

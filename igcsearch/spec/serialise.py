@@ -7,6 +7,7 @@ changes no hash, and a default, once released, never changes.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from ..errors import UsageError, near
@@ -36,8 +37,7 @@ def canonical(data: Any) -> str:
 def step_data(step: Step) -> dict[str, Any]:
     """JSON data of a step; a factor needs no "op"."""
     if isinstance(step, Factor):
-        data = _given(step, _FACTOR_FIELDS, Factor)
-        return _with_shuffle(data, step.shuffle, Shuffle())
+        return dict(_factor_data(step))
     if isinstance(step, Pool):
         return {"op": "pool", **_given(step, _POOL_FIELDS, Pool)}
     data = {"op": "parallel", "in_channels": step.in_channels, "lanes": [steps_data(lane) for lane in step.lanes]}
@@ -46,6 +46,12 @@ def step_data(step: Step) -> dict[str, Any]:
     if step.join != "concat":
         data["join"] = step.join
     return _with_shuffle(data, step.shuffle, Shuffle("identity"))
+
+
+@lru_cache(maxsize=65536)
+def _factor_data(factor: Factor) -> dict[str, Any]:
+    """Blocks are many, factors few: searches meet the same ones again and again. Callers copy before they change it."""
+    return _with_shuffle(_given(factor, _FACTOR_FIELDS, Factor), factor.shuffle, Shuffle())
 
 
 def steps_data(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
@@ -151,7 +157,7 @@ def _check(value: Any, kind: type, where: str) -> Any:
 def _given(step: Any, types: dict[str, type], cls: type) -> dict[str, Any]:
     """The fields of `step` that differ from their class default."""
     defaults = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    return {name: getattr(step, name) for name in types if getattr(step, name) != defaults[name].default}
+    return {name: value for name in types if (value := getattr(step, name)) != defaults[name].default}
 
 
 def _with_shuffle(data: dict[str, Any], shuffle: Shuffle, default: Shuffle) -> dict[str, Any]:

@@ -89,12 +89,15 @@ class _FileLoader:
         # A daemonic process may have no children: it decodes by itself.
         daemonic = torch.multiprocessing.current_process().daemon
         processes = 0 if daemonic else max(1, min(_MOST_PROCESSES, processes))
+        # A server that has imported this module once forks them: no copy of a process with threads or a GPU in use.
+        context = torch.multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         self._loader = DataLoader(
             _FileBatches(files),
             batch_size=None,
             sampler=self._sampler,
             num_workers=processes,
-            multiprocessing_context="spawn" if processes else None,
+            multiprocessing_context=context if processes else None,
             persistent_workers=processes > 0,
             pin_memory=pin,
             generator=torch.Generator(),  # its own, so that it draws nothing from the global one

@@ -34,7 +34,8 @@ def test_every_option_has_a_part_of_the_ranks(count: int, emphasis: float) -> No
 def test_parts_are_equal_without_emphasis_and_grow_with_it(count: int) -> None:
     ranks = [(step + 0.5) / (20 * count) for step in range(20 * count)]
     assert {sum(position(rank, count) == index for rank in ranks) for index in range(count)} == {20}
-    assert sum(position(rank, count, 2.0) >= count / 2 for rank in ranks) > 0.6 * len(ranks)
+    later = sum(position(rank, count, 2.0) >= count - 1 for rank in ranks) / len(ranks)
+    assert later == pytest.approx(1 - (1 - 1 / count) ** 2, abs=1.1 / len(ranks))
 
 
 @given(st.lists(COSTS, min_size=1, max_size=12), BUDGETS, st.floats(0, 1))

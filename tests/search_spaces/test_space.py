@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,11 @@ from .trials import Recorder
 PROBLEM = Problem(8, 1, 10, Budget(params=20_000))
 GOOD = '''
 """A space of one width."""
-from igcsearch.blocks import StagePlan, build_network
+from igcsearch.blocks import dense, network, stage, xception
 from igcsearch.search_spaces.choices import ranked
 
 def build(problem, width):
-    return build_network(problem, [StagePlan("xception", width, 1, stride=2)], stem_width=width)
+    return network(problem, width, [stage(xception, width, width, 1, stride=2)])
 
 def space(trial, problem):
     """Xception at one width."""
@@ -88,7 +90,7 @@ def test_two_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     one = get_space(f"{write(tmp_path / 'a', GOOD)}:space")
-    other = get_space(f"{write(tmp_path / 'b', GOOD.replace('xception', 'dense'))}:space")
+    other = get_space(f"{write(tmp_path / 'b', GOOD.replace('(xception', '(dense'))}:space")
     assert one.propose(Recorder(), PROBLEM).family == "xception"
     assert other.propose(Recorder(), PROBLEM).family == "dense"
 
@@ -149,3 +151,19 @@ def test_no_heavy_library_is_imported() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_the_examples_of_the_documentation_run(tmp_path: Path) -> None:
+    """The space in the folder's README, and that in the docstring of choices.py."""
+    from igcsearch.search_spaces import choices
+
+    folder = Path(choices.__file__).resolve().parent
+    readme = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    documented = textwrap.dedent((choices.__doc__ or "").partition("too:\n")[2].partition("\nAs long")[0])
+    for number, text in enumerate((readme, documented)):
+        space = get_space(f"{write(tmp_path, text, f'example{number}.py')}:space")
+        smallest = space.smallest(PROBLEM)
+        assert smallest is not None
+        for seed in range(50):
+            network = space.propose(Recorder(generator=random.Random(seed)), PROBLEM)
+            assert smallest.params <= network.params <= 20_000

@@ -124,6 +124,30 @@ def test_interleave_counts_are_floor_or_ceil_at_any_widths_that_divide(scale: in
     assert conditions.paths(factors).level == conditions._counted(factors).level
 
 
+@st.composite
+def interleaved_chains(draw: st.DrawFn) -> tuple[Factor, ...]:
+    """Interleaves with width changes anywhere; any shuffle behind leading channel-wise factors and behind the last."""
+    width = draw(st.sampled_from([4, 6, 8, 12, 16]))
+    factors: list[Factor] = []
+    for _ in range(draw(st.integers(0, 2))):
+        factors.append(Factor(width, width, groups=width, shuffle=draw(shuffles(width))))
+    for _ in range(draw(st.integers(1, 4))):
+        groups = draw(st.sampled_from(divisors(width)))
+        out = draw(st.sampled_from([n for n in range(groups, 49, groups)]))
+        factors.append(Factor(width, out, groups=groups))
+        width = out
+    last = factors[-1]
+    return (*factors[:-1], Factor(last.in_channels, width, groups=last.groups, shuffle=draw(shuffles(width))))
+
+
+@given(interleaved_chains())
+@settings(max_examples=400, deadline=None)
+def test_closed_form_equals_counting_with_any_width_changes(factors: tuple[Factor, ...]) -> None:
+    closed = conditions._interleaved(factors)
+    assert closed is not None
+    assert closed == conditions._counted(factors)
+
+
 @pytest.mark.parametrize("branch_width", [2, 3, 4, 5, 6, 8, 12, 16])
 def test_uniform_width_needs_ceil_log_factors(branch_width: int) -> None:
     for channels in range(branch_width, 300, branch_width):

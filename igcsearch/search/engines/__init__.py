@@ -1,7 +1,7 @@
 """What an engine is: it places and runs candidates where the coordinator tells it, and brings back numbers.
 
-Coordinator and engine share four small things, all plain data: a `Job` (one candidate to train), `DataFacts` (what the workers found
-when they loaded the images), and result dictionaries. An engine never sees Optuna; the coordinator never sees a process. Another
+What passes between coordinator and engine is plain data: a `Job` (one candidate to train), `DataFacts` (what the workers found when
+they loaded the images), and result dictionaries. An engine never sees Optuna; the coordinator never sees a process. Another
 engine (a Ray cluster) implements `Engine` and drives the same coordinator:
 
     while (job := coordinator.next_job()) is not None: place it
@@ -56,6 +56,7 @@ class DataFacts:
         recipe: the recipe with every entry resolved for these images, as JSON data.
         device, threads: of the worker.
         versions: of Python and the libraries.
+        fingerprint: of the images and their splits.
     """
 
     name: str
@@ -69,6 +70,7 @@ class DataFacts:
     device: str = "cpu"
     threads: int = 1
     versions: Mapping[str, str] | None = None
+    fingerprint: str = ""
 
     def problem(self, budget: Budget) -> Problem:
         """The problem that candidates answer."""

@@ -1,7 +1,7 @@
 """The local engine: training processes on this machine, spawned (never forked), one pipe each.
 
-Workers that die are noticed at once (their sentinels are waited on with the pipes), replaced, and their candidates go on from the
-last epoch. The first worker alone loads the data at `start`, so that a download or an error happens once; the others follow.
+Workers that die are noticed at once (their sentinels are waited on with the pipes) and replaced; their candidates go on from the
+last epoch. All start at once; only where data may have to be downloaded, the first one loads them alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class _Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=main, args=(theirs, spec, os.getpid()), name="igcsearch-worker")
+        self.process: BaseProcess = context.Process(
+            target=main, args=(theirs, spec, os.getpid()), name="igcsearch-worker"
+        )
         with _environment(spec.threads):
             self.process.start()
         theirs.close()
@@ -63,12 +65,14 @@ class LocalEngine:
         self.stop = False  # set from outside (a signal handler) to end soon
 
     def start(self) -> DataFacts:
-        """Start the first worker; returns what it found.
+        """Start the workers; returns what the first one found.
 
         Raises:
             UsageError: data or a device that cannot be used, or a worker that ends at once.
         """
-        worker = self._add_worker()
+        for _ in range(1 if self._config.data.download else min(self._config.workers, self._config.trials)):
+            self._add_worker()
+        worker = self._workers[0]
         while worker.facts is None:
             if self.stop:
                 raise KeyboardInterrupt
@@ -85,19 +89,16 @@ class LocalEngine:
         if first is not None:
             self._workers[0].job = first
             self._workers[0].pipe.send(("time", first))
-            for _ in range(min(self._config.workers, coordinator.remaining) - 1):
+            while len(self._workers) < min(self._config.workers, coordinator.remaining):
                 self._add_worker()
         while True:
-            if self.stop:
-                coordinator.interrupt("interrupted", "stopped by a signal; the same command with --resume goes on")
-            elif coordinator.expired:
-                coordinator.interrupt("timeout", "the time limit is over; the same command with --resume goes on")
-            if coordinator.ended is not None and (self.stop or coordinator.expired):
+            if self.stop or coordinator.expired:
+                coordinator.interrupt("interrupted" if self.stop else "timeout")
                 return
             for worker in self._workers:
                 if worker.facts is not None and worker.job is None:
                     self._hand(worker, coordinator.next_job())
-            if coordinator.ended is not None and not any(worker.job for worker in self._workers):
+            if coordinator.ended is not None and coordinator.counts.running == 0:
                 return
             pipes, sentinels = {w.pipe: w for w in self._workers}, {w.process.sentinel: w for w in self._workers}
             ready = wait([*pipes, *sentinels], timeout=_TICK)
@@ -138,7 +139,9 @@ class LocalEngine:
             coordinator.emit(self._estimate(float(message[1]), coordinator))
             self._hand(worker, job)
         elif kind in ("epoch", "latency"):
-            answer = coordinator.report(job.id, message[1]) if kind == "epoch" else coordinator.measured(job.id, message[1])
+            answer = (
+                coordinator.report(job.id, message[1]) if kind == "epoch" else coordinator.measured(job.id, message[1])
+            )
             with suppress(OSError):
                 worker.pipe.send(answer)
         else:

@@ -41,7 +41,8 @@ class Trainer:
             recipe=recipe.to_dict(),
             device=str(self._device),
             threads=spec.threads,
-            versions={"igcsearch": __version__, "python": platform.python_version(), "torch": torch.__version__},
+            fingerprint=data.fingerprint,
+            versions={"igcsearch": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
         )
 
     def time_step(self, job: Job) -> float:
@@ -58,7 +59,9 @@ class Trainer:
         """Train the job's network, from its checkpoint where there is one. The result as plain data."""
 
         def told(epoch: Epoch) -> bool:
-            return on_epoch({"epoch": epoch.epoch, "validation_accuracy": epoch.validation_accuracy, "seconds": epoch.seconds})
+            return on_epoch(
+                {"epoch": epoch.epoch, "validation_accuracy": epoch.validation_accuracy, "seconds": epoch.seconds}
+            )
 
         architecture = architecture_of(job)
         result = train(

@@ -20,20 +20,7 @@ def read_npz(spec: DataSpec) -> Source:
         UsageError: no readable .npz, a missing array, or one of another dtype or shape.
     """
     path = Path(spec.name).expanduser()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in _KEYS if key not in file.files]
-            if missing:
-                raise UsageError(
-                    f"{path} lacks {', '.join(missing)} (it has {', '.join(file.files) or 'nothing'}); needed: {', '.join(_KEYS)}"
-                )
-            arrays = {key: file[key] for key in _KEYS}
-            names = file["class_names"] if "class_names" in file.files else None
-    except UsageError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        cure = "save plain arrays, not objects" if "allow_pickle" in str(error) else "write it with numpy.savez"
-        raise UsageError(f"{path} cannot be read as .npz ({error}); {cure}") from None
+    arrays, names = _read(path)
     train = _part(path, arrays["x_train"], arrays["y_train"], "train")
     test = _part(path, arrays["x_test"], arrays["y_test"], "test")
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -52,6 +39,23 @@ def read_npz(spec: DataSpec) -> Source:
         "not stated",
         False,
         origin=f"npz file {path.name}",
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The arrays that are needed, and class_names if there."""
+    try:
+        # numpy leaves a file open that it opened itself and then cannot read
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            there = list(file.files)
+            missing = [key for key in _KEYS if key not in there]
+            if not missing:
+                return {key: file[key] for key in _KEYS}, file["class_names"] if "class_names" in there else None
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:  # TypeError: a single array
+        cure = "save plain arrays, not objects" if "allow_pickle" in str(error) else "write it with numpy.savez"
+        raise UsageError(f"{path} cannot be read as .npz ({error}); {cure}") from None
+    raise UsageError(
+        f"{path} lacks {', '.join(missing)} (it has {', '.join(there) or 'nothing'}); needed: {', '.join(_KEYS)}"
     )
 
 

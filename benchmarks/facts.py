@@ -1,0 +1,31 @@
+"""What every benchmark says of where it ran."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def facts() -> dict[str, Any]:
+    """Versions and machine, as JSON data."""
+    names = ("igcsearch", "torch", "optuna", "fvcore", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {"python": sys.version.split()[0], **versions, "machine": platform.machine(), "processor": _processor()}
+
+
+def save(path: str | None, rows: list[dict[str, Any]]) -> None:
+    """Write rows with `facts` to a JSON file, if a path is given."""
+    if path:
+        Path(path).write_text(json.dumps({"facts": facts(), "rows": rows}, indent=1) + "\n")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,218 @@
+"""`publish`: finalists are retrained with several seeds, chosen by validation accuracy, tested once, and written as entries.
+
+study -> choose.py -> rounds.py (retrain.py in workers.py) -> choice -> test split, for the chosen alone -> facts.py -> entry.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..entries import Entry, user_zoo, write_entry
+from ..entries.entry import CARD, looks_like_entry
+from ..errors import UsageError
+from ..nn import Network
+from ..spec import Architecture
+from ..training import DataSpec, evaluate
+from .choose import finalists
+from .events import EntryWritten, FinalistsChosen, Note
+from .facts import entry_metrics, mean_and_std, measured_cost
+from .retrain import Job, weights_of
+from .rounds import OnEvent, Retrained, Setting, check_numbers, make_setting, only_one, retrain_all
+from .stored import FINALISTS, FOLDER, read_json, write_json
+from .tables import is_generated, write_table
+
+if TYPE_CHECKING:
+    from ..search import Study
+
+
+def publish(
+    study: Study | str | Path,
+    *,
+    top: int = 1,
+    seeds: int = 3,
+    to: str | Path | None = None,
+    epochs: int | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    on_event: OnEvent | None = None,
+    data: DataSpec | None = None,
+    train_images: int | None = None,
+) -> list[Entry]:
+    """Retrain the best 3 * `top` candidates, and write the best `top` of them as entries of the zoo `to`.
+
+    The choice is by mean validation accuracy over the seeds; the test split is touched once, for the chosen ones. What
+    is finished is stored under STUDY/publish and is not repeated by the same call; finalists.json there lists them all.
+
+    Args:
+        study: or its folder.
+        top: entries to write; fewer where the study has fewer candidates.
+        seeds: retrainings of each finalist, with the seeds 0 to `seeds` - 1; the entry holds the weights of seed 0.
+        to: folder of a zoo; None: the user's (IGCSEARCH_ZOO).
+        epochs: None: as in the study.
+        device: auto, cpu, cuda.
+        workers: processes that retrain side by side; they share the cores.
+        on_event: called with the records of events.py.
+        data: None: the study's; its number of training images is not looked at.
+        train_images: None: the whole training split.
+
+    Raises:
+        UsageError: nothing to publish, a zoo that cannot be written (before any training), all retrainings failed.
+    """
+    check_numbers(top=top, seeds=seeds)
+    zoo = _writable_zoo(user_zoo() if to is None else Path(to).expanduser())
+    setting = make_setting(
+        study, epochs=epochs, data=data, train_images=train_images, device=device, workers=workers, on_event=on_event
+    )
+    with only_one(setting.folder):
+        candidates = finalists(setting.study, 3 * top)
+        if len(candidates) < 3 * top:
+            setting.tell(Note(f"{3 * top} finalists were asked for, the study has {len(candidates)}"))
+        results = sorted(retrain_all(setting, candidates, seeds), key=_rank)
+        chosen = [result for result in results if result.mean is not None][:top]
+        if not chosen:
+            raise UsageError(f"every finalist failed: {results[0].failures[0]}")
+        return _write(setting, results, chosen, zoo)
+
+
+def entry_name(family: str, data: str, params: int, digest: str) -> str:
+    """FAMILY-DATA-PARAMS-HASH of letters, digits, - and _ alone, for example "igcv2-digits-18k-1a2b3c4d"."""
+    size = (
+        str(params) if params < 1000 else f"{round(params / 1000)}k" if params < 10**7 else f"{round(params / 10**6)}M"
+    )
+    parts = (re.sub(r"[^A-Za-z0-9_]+", "-", part).strip("-") for part in (family, data, size, digest))
+    return "-".join(part for part in parts if part)
+
+
+def _write(setting: Setting, results: Sequence[Retrained], chosen: Sequence[Retrained], zoo: Path) -> list[Entry]:
+    rows = [_row(result, result in chosen) for result in results]
+    _store(setting, rows)
+    setting.tell(FinalistsChosen(tuple(rows)))
+    entries = []
+    for result in chosen:
+        entry, replaced = _write_entry(setting, result, zoo)
+        row = next(row for row in rows if row["id"] == result.candidate.id)
+        row.update(entry=entry.name, test_accuracy=entry.metrics["accuracy"], test_std=entry.metrics["accuracy_std"])
+        entries.append(entry)
+        setting.tell(EntryWritten(entry.name, entry.path, entry.metrics["accuracy"], replaced))
+    _store(setting, rows)
+    if not (zoo / CARD).exists() or is_generated(zoo / CARD):
+        write_table(zoo)
+    return entries
+
+
+def _write_entry(setting: Setting, result: Retrained, zoo: Path) -> tuple[Entry, bool]:
+    """The test split's turn, for one chosen finalist; then its entry. Also tells whether an older entry was replaced."""
+    architecture = result.candidate.architecture
+    runs = [
+        {
+            "seed": job.seed,
+            "validation_accuracy": record["validation_accuracy"],
+            "test_accuracy": _test(setting, job),
+            "seconds": record["seconds"],
+            "device": record["device"],
+        }
+        for job, record in zip(result.jobs, result.records, strict=True)
+    ]
+    metrics = entry_metrics(
+        architecture,
+        setting.data,
+        setting.recipe.resolve(setting.data),
+        runs,
+        family=result.candidate.family,
+        provenance=_provenance(setting, result),
+        cost=measured_cost(architecture),
+    )
+    name = entry_name(result.candidate.family, setting.data.name, architecture.params, architecture.hash)
+    replaced = looks_like_entry(zoo / name)
+    return write_entry(zoo / name, architecture, weights_of(result.jobs[0]), metrics, overwrite=True), replaced
+
+
+def _test(setting: Setting, job: Job) -> float:
+    """Test accuracy of a finished retraining, computed once in its life."""
+    path = job.file("test", ".json")
+    stored = read_json(path)
+    if stored is None:
+        network = Network(Architecture.from_json(job.architecture))
+        network.load_state_dict(weights_of(job), strict=True)
+        accuracy, images = evaluate(network, setting.data.test, device=setting.device)
+        stored = {"test_accuracy": accuracy, "images": images}
+        write_json(path, stored)
+    return float(stored["test_accuracy"])
+
+
+def _provenance(setting: Setting, result: Retrained) -> dict[str, Any]:
+    config, candidate = setting.study.config, result.candidate
+    return {
+        "study": setting.folder.resolve().name,
+        "trial": candidate.id,
+        "space": config.space,
+        "sampler": config.sampler,
+        "seed": config.seed,
+        "objectives": list(config.objectives),
+        "budget": config.budget.to_dict(),
+        "trials": config.trials,
+        "search_accuracy": candidate.accuracy,
+        "search_epochs": candidate.epochs,
+        "validation_accuracy": result.mean,
+        "validation_std": mean_and_std(result.accuracies)[1],
+        "finalist_of": len(finalists(setting.study, 10**9)),
+    }
+
+
+def _row(result: Retrained, chosen: bool) -> dict[str, Any]:
+    candidate = result.candidate
+    return {
+        "id": candidate.id,
+        "hash": candidate.hash,
+        "family": candidate.family,
+        "params": candidate.params,
+        "macs": candidate.macs,
+        "search_accuracy": candidate.accuracy,
+        "validation_accuracy": result.mean,
+        "validation_std": mean_and_std(result.accuracies)[1],
+        "seeds": [
+            {"seed": record["seed"], "validation_accuracy": record["validation_accuracy"], "seconds": record["seconds"]}
+            for record in result.records
+        ],
+        "failed": "; ".join(result.failures) or None,
+        "chosen": chosen,
+        "entry": None,
+        "test_accuracy": None,
+        "test_std": None,
+    }
+
+
+def _store(setting: Setting, rows: list[dict[str, Any]]) -> None:
+    recipe = setting.recipe.resolve(setting.data)
+    values = {
+        "epochs": recipe.epochs,
+        "train_images": len(setting.data.train),
+        "recipe": {key: value for key, value in recipe.to_dict().items() if key != "seed"},
+        "data": setting.data.name,
+        "split": dict(setting.data.split),
+        "finalists": rows,
+    }
+    write_json(setting.folder / FOLDER / FINALISTS, values)
+
+
+def _rank(result: Retrained) -> tuple[float, int, int]:
+    return -(result.mean if result.mean is not None else -1.0), result.candidate.params, result.candidate.id
+
+
+def _writable_zoo(zoo: Path) -> Path:
+    """Make the zoo's folder, so that what cannot be written is known before any training."""
+    try:
+        zoo.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"zoo '{zoo}' cannot be written: {error.strerror or error}; choose another with --to"
+        ) from error
+    if not os.access(zoo, os.W_OK | os.X_OK):
+        raise UsageError(f"zoo '{zoo}' cannot be written; choose another with --to")
+    if looks_like_entry(zoo):
+        raise UsageError(f"'{zoo}' is an entry, a zoo is a folder of entries; choose the folder above it, or another")
+    return zoo

@@ -1,0 +1,174 @@
+"""A round of retrainings: the setting that they share, and running all of them, each at most once in a study's life.
+
+Both `publish` and `agreement` go through here, so a candidate that one has retrained in the same way is reused by the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import UsageError
+from ..training import DataSpec, default_recipe, load_data, resolve_device
+from .events import EpochDone, Event, Planned, SeedDone, SeedFailed
+from .facts import mean_and_std
+from .retrain import Job, finished, make_job
+from .stored import FOLDER
+from .workers import run_jobs
+
+if TYPE_CHECKING:
+    from ..search import Candidate, Study
+    from ..training import ImageData, Recipe
+
+OnEvent = Callable[[Event], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all retrainings of a round share."""
+
+    folder: Path  # of the study
+    study: Study
+    spec: DataSpec
+    data: ImageData
+    recipe: Recipe  # its seed is replaced, seed by seed
+    device: str
+    workers: int
+    threads: int  # of each worker
+    tell: OnEvent
+
+
+@dataclass
+class Retrained:
+    """One candidate with its finished retrainings, in the order of the seeds, and why others failed."""
+
+    candidate: Candidate
+    jobs: list[Job] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Validation accuracies, seed by seed."""
+        return [float(record["validation_accuracy"]) for record in self.records]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean validation accuracy; None unless every seed was trained."""
+        return None if self.failures else mean_and_std(self.accuracies)[0]
+
+
+def make_setting(
+    study: Study | str | Path,
+    *,
+    epochs: int | None,
+    data: DataSpec | None,
+    train_images: int | None,
+    device: str,
+    workers: int,
+    on_event: OnEvent | None,
+) -> Setting:
+    """Open the study and load its images: the whole training split unless `train_images` asks for fewer.
+
+    Raises UsageError for numbers below 1, a study or data that cannot be read, a device that is not there.
+    """
+    check_numbers(epochs=epochs, workers=workers, train_images=train_images)
+    if isinstance(study, str | Path):
+        from ..search import open_study
+
+        study = open_study(study)
+    config = study.config
+    place = str(resolve_device(device))
+    spec = replace(data or config.data, train_images=train_images)
+    images = load_data(spec)
+    recipe = config.recipe or default_recipe(images, config.epochs)
+    recipe = replace(recipe, epochs=epochs or recipe.epochs)
+    threads = max(1, _cores() // workers)
+    tell = on_event or (lambda event: None)
+    return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell)
+
+
+def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -> list[Retrained]:
+    """Retrain every candidate with the seeds 0 to `seeds` - 1, those that were finished before excepted."""
+    check_numbers(seeds=seeds)
+    results = [Retrained(candidate) for candidate in candidates]
+    for result in results:
+        for seed in range(seeds):
+            recipe = replace(setting.recipe, seed=seed)
+            parts = (setting.folder, result.candidate, setting.spec, setting.data, recipe)
+            result.jobs.append(make_job(*parts, setting.device, setting.threads))
+    jobs = [job for result in results for job in result.jobs]
+    records = {job: record for job in jobs if (record := finished(job)) is not None}
+    waiting = [job for job in jobs if job not in records]
+    setting.tell(
+        Planned(
+            len(candidates),
+            seeds,
+            setting.recipe.epochs,
+            len(setting.data.train),
+            len(jobs),
+            len(records),
+            min(setting.workers, max(1, len(waiting))),
+            setting.threads,
+            setting.device,
+        )
+    )
+    for job, record in records.items():
+        setting.tell(_done(job, record, reused=True))
+    failures: dict[Job, str] = {}
+
+    def on_message(job: Job, kind: str, values: dict[str, Any]) -> None:
+        if kind == "epoch":
+            setting.tell(EpochDone(job.id, job.hash, job.seed, **values))
+        elif kind == "done":
+            records[job] = values
+            setting.tell(_done(job, values, reused=False))
+        else:
+            failures[job] = str(values["reason"])
+            setting.tell(SeedFailed(job.id, job.hash, job.seed, failures[job]))
+
+    run_jobs(waiting, setting.workers, on_message)
+    for result in results:
+        result.records = [records[job] for job in result.jobs if job in records]
+        result.failures = [f"seed {job.seed}: {failures[job]}" for job in result.jobs if job in failures]
+    return results
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the lock on a study's retrainings. Raises UsageError when another process retrains, or nothing can be written."""
+    place = folder / FOLDER
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"'{folder}' is being published by another process; wait for it to end") from None
+    except OSError as error:
+        raise UsageError(f"'{place}' cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_numbers(**values: int | None) -> None:
+    """Raise UsageError for a number that is given and is no whole number of at least 1."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UsageError(f"{name} {value!r}: a whole number of at least 1 is needed")
+
+
+def _done(job: Job, record: dict[str, Any], *, reused: bool) -> SeedDone:
+    return SeedDone(job.id, job.hash, job.seed, float(record["validation_accuracy"]), float(record["seconds"]), reused)
+
+
+def _cores() -> int:
+    from ..search.config import available_cores
+
+    return available_cores()

@@ -1,0 +1,146 @@
+"""A study as results: candidates, front, best, counts. Read from the storage alone, also while a search is running."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from . import storage
+from .candidate import STATES, Candidate, read_candidate
+from .config import SearchConfig
+from .pareto import front_indices
+
+if TYPE_CHECKING:
+    import pandas
+
+_COLUMNS = {
+    "id": "int64",
+    "state": "str",
+    "family": "str",
+    "params": "Int64",
+    "macs": "Int64",
+    "latency_ms": "Float64",
+    "accuracy": "Float64",
+    "epochs": "int64",
+    "train_images": "Int64",
+    "image_size": "Int64",
+    "seconds": "Float64",
+    "hash": "str",
+    "seed": "Int64",
+    "device": "str",
+    "reason": "str",
+}
+
+
+def open_study(path: Path | str) -> Study:
+    """The study of a folder (or of the `study.db` in it), read-only and possible while a search is running on it.
+
+    Raises:
+        UsageError: there is none, or its database cannot be read.
+    """
+    path = Path(path)
+    return Study(path.parent if path.name == storage.DATABASE else path)
+
+
+class Study:
+    """What a search has found so far. Each call reads the storage again.
+
+    Attributes:
+        path: the study's folder.
+        config: what is searched.
+        optuna: the `optuna.Study`, for plots and dashboards.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.optuna: optuna.Study = storage.load(path)
+        with storage.readable(path):
+            attributes = self.optuna.user_attrs
+            self.config = SearchConfig.from_dict(attributes["igcsearch:config"])
+            self.data: dict[str, Any] = attributes["igcsearch:data"]
+            self.plan: dict[str, Any] = attributes["igcsearch:plan"]
+            self.versions: dict[str, str] = attributes["igcsearch:versions"]
+
+    def close(self) -> None:
+        """Give the database's connections back."""
+        storage.close(self.optuna)
+
+    def candidates(self, states: Iterable[str] = STATES) -> list[Candidate]:
+        """The candidates in those states, by id. One that a dead run left is listed once, as the trial that took it over."""
+        wanted = set(states)
+        with storage.readable(self.path):
+            found = [read_candidate(trial) for trial in self.optuna.get_trials(deepcopy=False)]
+        return [candidate for candidate in found if candidate is not None and candidate.state in wanted]
+
+    def front(self) -> list[Candidate]:
+        """The non-dominated candidates, by rising cost.
+
+        Compared are complete candidates within the latency budget, trained alike (epochs, training images, image size): most
+        accurate, and cheapest in the study's second objective; with the single objective accuracy, cheapest in parameters and MACs.
+        Of equal ones the first is kept.
+        """
+        costs = self.config.objectives[1:] or ("params", "macs")
+        names = {"latency": "latency_ms"}
+        points: dict[tuple[float, ...], Candidate] = {}
+        for candidate in self._comparable():
+            values = [getattr(candidate, names.get(cost, cost)) for cost in costs]
+            if candidate.accuracy is not None and None not in values:
+                points.setdefault((*map(float, values), -candidate.accuracy), candidate)
+        losses = list(points)
+        return [points[losses[i]] for i in sorted(front_indices(losses), key=lambda i: losses[i])]
+
+    def best(self) -> Candidate | None:
+        """The most accurate of the candidates that may be on a front, the cheaper one of equals; None before the first."""
+        able = [c for c in self._comparable() if c.accuracy is not None]
+        return min(able, key=lambda c: (-(c.accuracy or 0.0), c.params, c.macs, c.id), default=None)
+
+    def status(self) -> dict[str, Any]:
+        """Counts by state, and the best candidate as {"id", "accuracy", "params", "macs", "latency_ms", "hash"} or None.
+
+        `waiting` candidates are those of a dead run, queued to go on; `active` says if a search is running now (None: unknown).
+        """
+        counts = Counter(candidate.state for candidate in self.candidates())
+        best = self.best()
+        with storage.readable(self.path):
+            waiting = len(self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
+        proposals = sum(counts.values())
+        shown = ("id", "accuracy", "params", "macs", "latency_ms", "hash")
+        return {
+            **{state: counts[state] for state in ("complete", "stopped", "settled", "failed", "running")},
+            "best": None if best is None else {name: getattr(best, name) for name in shown},
+            "waiting": waiting,
+            "trials": self.config.trials,
+            "proposals": proposals,
+            "acceptance": round(1 - counts["settled"] / proposals, 4) if proposals else None,
+            "active": storage.is_running(self.path),
+        }
+
+    def frame(self) -> pandas.DataFrame:
+        """One row a candidate, in all states: typed columns, `on_front` last."""
+        import pandas
+
+        candidates = self.candidates()
+        front = {candidate.id for candidate in self.front()}
+        frame = pandas.DataFrame({name: [_cell(c, name) for c in candidates] for name in _COLUMNS})
+        return frame.astype(_COLUMNS).assign(on_front=[c.id in front for c in candidates])
+
+    def _comparable(self) -> list[Candidate]:
+        """Complete candidates within the latency budget, trained as the study says (or as most are, should they differ)."""
+        limit = self.config.budget.latency_ms
+        complete = [
+            c for c in self.candidates(("complete",)) if limit is None or c.latency_ms is None or c.latency_ms <= limit
+        ]
+        if not complete:
+            return []
+        most, _ = Counter(candidate.trained_alike for candidate in complete).most_common(1)[0]
+        return [candidate for candidate in complete if candidate.trained_alike == most]
+
+
+def _cell(candidate: Candidate, name: str) -> Any:
+    """A candidate's value for a column; sizes that are not known are missing, not 0."""
+    value = getattr(candidate, name)
+    return None if value == 0 and name in ("params", "macs", "train_images", "image_size", "seed", "seconds") else value

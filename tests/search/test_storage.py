@@ -1,0 +1,144 @@
+"""The study's folder: created whole, locked while it is searched, clear errors for what cannot be read or written."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from igcsearch.errors import UsageError
+from igcsearch.search import open_study, storage
+
+ATTRIBUTES = {"igcsearch:config": {}, "igcsearch:schema": 1}
+
+
+def test_sqlite_is_in_wal_mode(tmp_path):
+    study = storage.create(tmp_path, ["maximize"], ATTRIBUTES)
+    assert sqlite3.connect(tmp_path / "study.db").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    engine = study._storage._backend.engine
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
+    storage.close(study)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.db"]
+
+
+# Folder names with characters that mean something in a URL.
+@pytest.mark.parametrize("name", ["plain", "sp ace", "q?a=b", "per%20cent", "ünï#cöde"])
+def test_any_folder_name_will_do(tmp_path, name):
+    folder = tmp_path / name
+    with storage.locked(folder):
+        storage.close(storage.create(folder, ["maximize"], ATTRIBUTES))
+        storage.describe(folder)
+    study = storage.load(folder)
+    assert study.user_attrs == ATTRIBUTES
+    storage.close(study)
+    assert {path.name for path in folder.iterdir()} <= {"study.db", "study.json", "study.lock"}
+
+
+def test_a_creation_that_was_killed_leaves_no_study(tmp_path):
+    (tmp_path / "study.db.new").write_bytes(b"half a database")
+    (tmp_path / "study.db.new-journal").write_bytes(b"x")
+    assert not storage.holds_study(tmp_path)
+    storage.close(storage.create(tmp_path, ["maximize"], ATTRIBUTES))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.db"]
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom igcsearch.search import storage\n"
+        "with storage.locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    assert storage.is_running(tmp_path) is True
+    begin = time.monotonic()
+    with pytest.raises(UsageError, match="another search is running"), storage.locked(tmp_path):
+        pass
+    assert time.monotonic() - begin < 10
+    process.kill()
+    process.communicate()
+    with storage.locked(tmp_path):
+        pass
+
+
+def test_a_folder_made_for_nothing_is_taken_away(tmp_path):
+    with pytest.raises(RuntimeError), storage.locked(tmp_path / "a" / "out"):
+        raise RuntimeError
+    assert not (tmp_path / "a" / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "out", "/proc/igcsearch"):
+        with (
+            pytest.raises(UsageError, match=r"cannot write to .*; give another output folder"),
+            storage.locked(type(tmp_path)(folder)),
+        ):
+            pass
+
+
+@pytest.fixture
+def database(tmp_path):
+    study = storage.create(tmp_path, ["maximize"], {**ATTRIBUTES, "igcsearch:data": {}, "igcsearch:plan": {}})
+    for _ in range(30):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        study.tell(trial, 0.5)
+    storage.close(study)
+    return tmp_path / "study.db"
+
+
+def damage(database, kind):
+    content = bytearray(database.read_bytes())
+    if kind == "no database":
+        content = b"this is text" * 100
+    elif kind == "empty":
+        content = b""
+    elif kind == "cut":
+        content = content[: len(content) // 2]
+    elif kind == "overwritten":
+        content[8192 : len(content) : 3] = bytes(len(range(8192, len(content), 3)))
+    database.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["no database", "empty", "cut", "overwritten"])
+def test_a_damaged_database_is_one_clear_error(database, kind):
+    damage(database, kind)
+    for call in (storage.load, open_study):
+        with pytest.raises(UsageError, match=r"study.db cannot be read as a study \(.+\); restore it") as caught:
+            call(database.parent)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_database_of_something_else_is_an_error(tmp_path):
+    import optuna
+
+    optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="other")
+    with pytest.raises(UsageError, match="cannot be read as a study"):
+        open_study(tmp_path)
+
+
+def test_no_study_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="holds no study"):
+        open_study(tmp_path)
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(UsageError, match="is missing beside"):
+        open_study(tmp_path)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    storage.close(storage.create(tmp_path, ["maximize"], {**ATTRIBUTES, "igcsearch:schema": 99}))
+    with pytest.raises(UsageError, match="schema 99, newer than 1"):
+        open_study(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_study_that_cannot_be_written_can_be_read(database):
+    database.chmod(0o444)
+    database.parent.chmod(0o555)
+    try:
+        assert len(storage.load(database.parent).trials) == 30
+    finally:
+        database.parent.chmod(0o755)
