@@ -1,8 +1,9 @@
 """The way a proposal is made in every space of this folder: one layout, choice after choice, inside the budget. Floor 2.
 
-First the shape (family, residual, schedule, depths, growth of the widths, number of factors, the 3x3's own branch width),
-each option priced by the smallest network that can still be made with it; then the width, priced exactly with the cheapest
-branch widths; then each stage's branch widths, with what is left. All parameters are asked for in every trial.
+First the shape (family, residual, schedule, growth of the widths, number of factors, the 3x3's own branch width), each option
+priced by the smallest network that can still be made with it; then the width, at one block a stage; then the depths and each
+stage's branch widths, with what is left. Widths come before depths: the other way round, random networks are deep and narrow,
+and learn less (digits, 12 epochs: mean accuracy 0.961 against 0.967 of 35). All parameters are asked for in every trial.
 """
 
 from __future__ import annotations

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Problem
 
 from . import events
-from .candidate import CANDIDATE, INTERRUPTED, RESULT, RETRY_OF, STATE, describe, read_candidate
+from .candidate import CANDIDATE, RESULT, STATE, describe, read_candidate
 from .config import SearchConfig
 from .engines import DataFacts, Job
+from .recovery import recover, requeue
 from .samplers import derived_seed, make_pruner, make_sampler
 from .settle import Settled, Space, settle, space_refused, tell_settled, too_slow
 
@@ -97,7 +98,7 @@ class Coordinator:
         self._in_a_row = self._failures = 0
         self._last_reason = ""
         self.ended: tuple[str, str] | None = None
-        self.recovered = self._recover()
+        self.recovered = self._take_over()
 
     # ------------------------------------------------------------------ what engines call
 
@@ -195,7 +196,7 @@ class Coordinator:
         """End now (`interrupted` or `timeout`): what still runs is queued, to go on from its checkpoint when resumed."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number in self._running:
-                self._requeue(self._running.pop(frozen.number).trial, frozen, frozen.params)
+                requeue(self._study, self._running.pop(frozen.number).trial, frozen, frozen.params)
         self._retries.clear()
         what = "the time limit is over" if reason == "timeout" else "interrupted"
         self._end(
@@ -321,30 +322,17 @@ class Coordinator:
         """The checkpoint of a candidate that is told has served."""
         shutil.rmtree(Path(job.checkpoint).parent, ignore_errors=True)
 
-    # ------------------------------------------------------------------ after a run that died
+    # ------------------------------------------------------------------ what the study already holds
 
-    def _recover(self) -> int:
-        """Rebuild what this object knows from the study, and make the trials of a dead run whole. Number of those queued again."""
-        trials = self._study.get_trials(deepcopy=False)
-        requeued = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
-        for frozen in trials:
+    def _take_over(self) -> int:
+        """Rebuild what this object knows from the study, and make a dead run's trials whole. Number of candidates queued again."""
+        for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) or CANDIDATE in frozen.user_attrs:
                 self._know(frozen.params)
-        for frozen in trials:
-            if frozen.state != TrialState.RUNNING:
-                continue
-            trial = optuna.Trial(self._study, frozen._trial_id)
-            if RESULT in frozen.user_attrs:
-                self._tell(trial, {**frozen.user_attrs.get(CANDIDATE, {}), **frozen.user_attrs[RESULT]})
-            elif frozen.number in requeued:
-                self._requeue(trial, frozen, None)
-            else:  # killed before it was recorded as a candidate: proposed anew, unless its parameters came from the queue
-                params = frozen.params if CANDIDATE in frozen.user_attrs else frozen.system_attrs.get("fixed_params")
-                self._requeue(trial, frozen, params)
-        trials = self._study.get_trials(deepcopy=False)
-        for frozen in trials:
+        queued = recover(self._study, self._tell)
+        for frozen in self._study.get_trials(deepcopy=False):
             self._remember(frozen)
-        return sum(trial.state == TrialState.WAITING for trial in trials)
+        return queued
 
     def _remember(self, frozen: FrozenTrial) -> None:
         candidate = read_candidate(frozen)
@@ -357,19 +345,6 @@ class Coordinator:
             shutil.rmtree(self._folder / "candidates" / candidate.hash, ignore_errors=True)
         if candidate.state == "complete" and candidate.accuracy is not None:
             self._best = max(self._best, candidate.accuracy)
-
-    def _requeue(self, trial: optuna.Trial, frozen: FrozenTrial, params: dict[str, Any] | None) -> None:
-        """Queue a dead candidate's parameters again and fail its trial; a kill between the two is seen by RETRY_OF.
-
-        As `Study.enqueue_trial`, but a generation that NSGA-II gave goes with it: without one it would not be in its population.
-        """
-        if params:
-            system = {name: value for name, value in frozen.system_attrs.items() if name.endswith(":generation")}
-            system["fixed_params"] = params
-            waiting = create_trial(state=TrialState.WAITING, system_attrs=system, user_attrs={RETRY_OF: frozen.number})
-            self._study.add_trial(waiting)
-        trial.set_user_attr(STATE, INTERRUPTED)
-        self._study.tell(frozen.number, state=TrialState.FAIL)
 
 
 def _known(record: dict[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def _run(
         study = storage.create(folder, directions, _attributes(config, facts))
     else:
         _check_same_data(study, facts, folder)
+        study.set_user_attr("igcsearch:config", config.to_dict())  # trials, limits and places may be new
     storage.describe(folder)
     plan = Plan(**study.user_attrs["igcsearch:plan"])
     try:

@@ -187,9 +187,10 @@ class Block:
     @cached_property
     def text(self) -> str:
         """Canonical JSON text, computed once; hashes are put together from it."""
-        from .serialise import block_data, canonical
+        from .serialise import block_text, steps_text
 
-        return canonical(block_data(self))
+        shortcut = None if self.shortcut is None else steps_text(self.shortcut)
+        return block_text(steps_text(self.steps), shortcut, self.activation, self.family)
 
     @cached_property
     def key_text(self) -> str:

@@ -9,43 +9,41 @@ a canonical labelling, which would find more pairs of equal ones, joins with lea
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from functools import lru_cache
 
 import numpy as np
 
 from .block import Block, Parallel, Step
 from .factor import Factor, Shuffle
-from .serialise import canonical, step_data
+from .serialise import block_text, canonical, step_data
 
 
 def equivalence_text(block: Block) -> str:
     """Canonical text of a block with its shuffles reduced to what they mean; the family's name is left out."""
-    data: dict[str, Any] = {"steps": _reduced(block.steps)}
-    if block.shortcut is not None:
-        data["shortcut"] = _reduced(block.shortcut)
-    if block.activation is not None:
-        data["activation"] = block.activation
+    shortcut = None if block.shortcut is None else _reduced_text(block.shortcut)
+    return block_text(_reduced_text(block.steps), shortcut, block.activation, "")
+
+
+def _reduced_text(steps: tuple[Step, ...]) -> str:
+    following: tuple[Step | None, ...] = (*steps[1:], None)[: len(steps)]
+    return "[" + ",".join(_step_text(step, after) for step, after in zip(steps, following, strict=True)) + "]"
+
+
+@lru_cache(maxsize=65536)
+def _step_text(step: Step, after: Step | None) -> str:
+    data = step_data(step)
+    if isinstance(step, Parallel):
+        data["lanes"] = [_reduced_text(lane) for lane in step.lanes]
+    elif isinstance(step, Factor):
+        data.pop("shuffle", None)
+        what = reduced_shuffle(step, after)
+        data |= {} if what is None else {"shuffle": what}
     return canonical(data)
 
 
-def _reduced(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
-    following: tuple[Step | None, ...] = (*steps[1:], None)[: len(steps)]
-    return [_reduced_step(step, after) for step, after in zip(steps, following, strict=True)]
-
-
-def _reduced_step(step: Step, after: Step | None) -> dict[str, Any]:
-    if isinstance(step, Parallel):
-        return step_data(step) | {"lanes": [_reduced(lane) for lane in step.lanes]}
-    if not isinstance(step, Factor):
-        return step_data(step)
-    data = step_data(step)
-    data.pop("shuffle", None)
-    what = reduced_shuffle(step, after)
-    return data if what is None else data | {"shuffle": what}
-
-
-def reduced_shuffle(factor: Factor, after: Step | None) -> list[int] | str | None:
-    """What the shuffle behind `factor` means: None (nothing), "interleave", or the positions it fills.
+def reduced_shuffle(factor: Factor, after: Step | None) -> str | None:
+    """What the shuffle behind `factor` means: None (nothing), "even", "interleave", or a digest of its order.
 
     Args:
         factor: the factor before the shuffle.
@@ -59,7 +57,7 @@ def reduced_shuffle(factor: Factor, after: Step | None) -> list[int] | str | Non
     order = factor.order
     if interleaved or np.array_equal(order, Shuffle().resolve(factor.out_channels, factor.groups)):
         return None if factor.groups == factor.out_channels else "interleave"
-    return [int(channel) for channel in order]
+    return hashlib.sha256(order.astype("<i8").tobytes()).hexdigest()[:32]
 
 
 def _mixes_evenly(factor: Factor, after: Factor, interleaved: bool) -> bool:

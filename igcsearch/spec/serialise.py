@@ -37,7 +37,7 @@ def canonical(data: Any) -> str:
 def step_data(step: Step) -> dict[str, Any]:
     """JSON data of a step; a factor needs no "op"."""
     if isinstance(step, Factor):
-        return dict(_factor_data(step))
+        return _with_shuffle(_given(step, _FACTOR_FIELDS, Factor), step.shuffle, Shuffle())
     if isinstance(step, Pool):
         return {"op": "pool", **_given(step, _POOL_FIELDS, Pool)}
     data = {"op": "parallel", "in_channels": step.in_channels, "lanes": [steps_data(lane) for lane in step.lanes]}
@@ -46,12 +46,6 @@ def step_data(step: Step) -> dict[str, Any]:
     if step.join != "concat":
         data["join"] = step.join
     return _with_shuffle(data, step.shuffle, Shuffle("identity"))
-
-
-@lru_cache(maxsize=65536)
-def _factor_data(factor: Factor) -> dict[str, Any]:
-    """Blocks are many, factors few: searches meet the same ones again and again. Callers copy before they change it."""
-    return _with_shuffle(_given(factor, _FACTOR_FIELDS, Factor), factor.shuffle, Shuffle())
 
 
 def steps_data(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
@@ -69,6 +63,24 @@ def block_data(block: Block) -> dict[str, Any]:
     if block.family:
         data["family"] = block.family
     return data
+
+
+def block_text(steps: str, shortcut: str | None, activation: str | None, family: str) -> str:
+    """Canonical text of a block, put together from the canonical texts of its parts (keys in order)."""
+    parts = [f'"activation":"{activation}"'] if activation is not None else []
+    parts += [f'"family":{canonical(family)}'] if family else []
+    parts += [f'"shortcut":{shortcut}'] if shortcut is not None else []
+    return "{" + ",".join([*parts, f'"steps":{steps}']) + "}"
+
+
+def steps_text(steps: tuple[Step, ...]) -> str:
+    """Canonical text of a product of steps. Blocks are many, steps few: each step's text is kept."""
+    return "[" + ",".join(map(_step_text, steps)) + "]"
+
+
+@lru_cache(maxsize=65536)
+def _step_text(step: Step) -> str:
+    return canonical(step_data(step))
 
 
 def parse_step(data: Any, where: str) -> Step:

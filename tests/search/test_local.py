@@ -157,9 +157,10 @@ def test_the_time_limit_ends_a_run_and_resume_goes_on(search, log, monkeypatch):
     assert seen[-1].reason == "timeout"
     assert study.status()["running"] == 0
     monkeypatch.setenv("FAKE_EPOCH", "0")
-    study, seen = search(workers=2, trials=3, resume=True)
-    check_whole(study, log, 3)
+    study, seen = search(workers=2, trials=4, resume=True)
+    check_whole(study, log, 4)
     assert seen[0].resumed
+    assert study.status()["trials"] == 4
 
 
 def test_ctrl_c_ends_cleanly_and_resume_goes_on(tmp_path, log, monkeypatch):

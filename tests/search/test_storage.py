@@ -16,7 +16,9 @@ ATTRIBUTES = {"igcsearch:config": {}, "igcsearch:schema": 1}
 
 def test_sqlite_is_in_wal_mode(tmp_path):
     study = storage.create(tmp_path, ["maximize"], ATTRIBUTES)
-    assert sqlite3.connect(tmp_path / "study.db").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other = sqlite3.connect(tmp_path / "study.db")
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
     engine = study._storage._backend.engine
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
@@ -129,7 +131,9 @@ def test_no_study_is_an_error(tmp_path):
 
 
 def test_a_newer_schema_is_refused(tmp_path):
-    storage.close(storage.create(tmp_path, ["maximize"], {**ATTRIBUTES, "igcsearch:schema": 99}))
+    study = storage.create(tmp_path, ["maximize"], ATTRIBUTES)
+    study.set_user_attr("igcsearch:schema", 99)
+    storage.close(study)
     with pytest.raises(UsageError, match="schema 99, newer than 1"):
         open_study(tmp_path)
 

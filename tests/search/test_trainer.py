@@ -38,13 +38,13 @@ def test_a_candidate_goes_on_from_its_checkpoint_with_the_same_numbers(trainer, 
         Job(**{**job.__dict__, "checkpoint": str(tmp_path / "other" / "c.safetensors")}), lambda record: True
     )
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def die(record):
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trainer.train(job, die)
     epochs = []
     result = trainer.train(job, lambda record: not epochs.append(record["epoch"]))
