@@ -153,11 +153,12 @@ def _data(metrics: Metrics) -> str:
 
 
 def _origin(metrics: Metrics) -> str:
+    changed = ", and changes to the code" if metrics.get("commit_modified") else ""
     return _fields(
         {
             **{f"origin: {key}": value for key, value in (metrics.get("provenance") or {}).items()},
             **{f"version: {key}": value for key, value in (metrics.get("versions") or {}).items()},
-            "igcsearch commit": metrics.get("commit") or "not from a checkout",
+            "igcsearch commit": f"{metrics.get('commit') or 'not from a checkout'}{changed}",
             "weights": f"seed {metrics.get('weights_seed', '?')}, SHA-256 {metrics.get('weights_sha256')}",
         }
     )

@@ -101,14 +101,29 @@ def _check_metrics(folder: Path, metrics: dict[str, Any], architecture: Architec
             )
     for key in ("accuracy", "accuracy_std"):
         figure = metrics.get(key)
-        number = isinstance(figure, int | float) and not isinstance(figure, bool)
-        if figure is not None and not (number and math.isfinite(figure) and 0 <= figure <= 1):
+        if figure is not None and not (_is_number(figure) and 0 <= figure <= 1):
             raise UsageError(f"'{folder / METRICS}' has {key} {figure!r}: a fraction between 0 and 1 is expected")
     for key, kind in _KINDS.items():
         if not isinstance(metrics.get(key), kind | None):
             raise UsageError(
                 f"'{folder / METRICS}' has {key} of type {type(metrics[key]).__name__}: not what an entry holds"
             )
+
+    channels = architecture.in_channels
+    for key in ("mean", "std"):
+        figures = metrics.get(key)
+        if figures is not None and not (len(figures) == channels and all(map(_is_number, figures))):
+            raise UsageError(
+                f"'{folder / METRICS}' has {key} {figures!r}: one number a channel is expected, {channels}"
+            )
+    if not all(isinstance(run, dict) for run in metrics.get("seeds") or []):
+        raise UsageError(f"'{folder / METRICS}' has seeds that are no objects; one object a seed is expected")
+    if not all(_is_number(value) for key, value in (metrics.get("latency") or {}).items() if key.endswith("_ms")):
+        raise UsageError(f"'{folder / METRICS}' has a latency that is no number of milliseconds")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _KINDS: dict[str, type] = {

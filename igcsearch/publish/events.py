@@ -52,9 +52,9 @@ class Planned(Event):
         """The event in one line."""
         reused = f", {self.reused} of them finished before" if self.reused else ""
         return (
-            f"retraining {self.candidates} candidates with {self.seeds} seeds each, {self.epochs} epochs of "
-            f"{self.train_images} images: {self.retrainings} retrainings{reused}; "
-            f"{self.workers} workers on {self.device}, {self.threads} threads each"
+            f"retraining {_many(self.candidates, 'candidate')} with {_many(self.seeds, 'seed')} each, "
+            f"{_many(self.epochs, 'epoch')} of {self.train_images} images: {_many(self.retrainings, 'retraining')}{reused}; "
+            f"{_many(self.workers, 'worker')} on {self.device}, {_many(self.threads, 'thread')} each"
         )
 
 
@@ -152,3 +152,7 @@ class Agreed(Event):
         if self.tau is None:
             return f"Kendall's tau over {self.candidates} candidates is not defined: all accuracies are equal"
         return f"Kendall's tau {self.tau:.3f} (p = {self.p_value:.2g}) over {self.candidates} candidates"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

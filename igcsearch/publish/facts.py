@@ -95,14 +95,14 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the igcsearch checkout that runs, and whether its files differ from it; None outside a checkout."""
+    """The commit of the igcsearch checkout that runs, and whether its code differs from it; None outside a checkout."""
     root = Path(igcsearch.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return {"commit": None}
     found = _git(root, "rev-parse", "--verify", "HEAD")
     if found is None:
         return {"commit": None}
-    return {"commit": found, "commit_modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    return {"commit": found, "commit_modified": bool(_git(root, "status", "--porcelain", "--", "*.py"))}
 
 
 def floats(values: Any) -> list[float]:

@@ -16,7 +16,7 @@ from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
 from ..nn import Network
 from ..spec import Architecture
-from ..training import DataSpec, evaluate
+from ..training import DataSpec, Recipe, evaluate
 from .choose import finalists
 from .events import EntryWritten, FinalistsChosen, Note
 from .facts import entry_metrics, mean_and_std, measured_cost
@@ -114,13 +114,14 @@ def _write_entry(setting: Setting, result: Retrained, zoo: Path) -> tuple[Entry,
             "test_accuracy": _test(setting, job),
             "seconds": record["seconds"],
             "device": record["device"],
+            "threads": record["threads"],
         }
         for job, record in zip(result.jobs, result.records, strict=True)
     ]
     metrics = entry_metrics(
         architecture,
         setting.data,
-        setting.recipe.resolve(setting.data),
+        Recipe.from_dict(result.records[0]["recipe"]),
         runs,
         family=result.candidate.family,
         provenance=_provenance(setting, result),

@@ -45,9 +45,15 @@ def write_table(folder: str | Path) -> Path:
     path = folder / CARD
     if path.exists() and not is_generated(path):
         raise UsageError(f"'{path}' was not written by igcsearch: it is left alone; rename it to have a table written")
+    write_bytes(path, page(folder).encode())
+    return path
+
+
+def page(folder: Path) -> str:
+    """The text of a zoo's README.md."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     found = [read_folder(folder / name) for name in names if name[0] != "." and looks_like_entry(folder / name)]
-    text = f"""{MARK}
+    return f"""{MARK}
 # Published networks
 
 Each folder is an entry: `architecture.json`, `weights.safetensors`, `metrics.json` and a card. Load one with
@@ -56,8 +62,6 @@ a MAC is one multiply-add, of convolutions and linear layers.
 
 {table(found)}
 """
-    write_bytes(path, text.encode())
-    return path
 
 
 def is_generated(path: Path) -> bool:

@@ -83,7 +83,7 @@ def _arrow(x: float) -> str:
 
 def _captions(x: float, lines: list[str]) -> list[str]:
     return [
-        f'<text{"" if row == 0 else " class=m"} x="{x:.1f}" y="{_CAPTION + 17 * row}">{escape(line)}</text>'
+        f'<text class="{"" if row == 0 else "m"}" x="{x:.1f}" y="{_CAPTION + 17 * row}">{escape(line)}</text>'
         for row, line in enumerate(lines)
     ]
 

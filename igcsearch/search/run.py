@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +107,13 @@ def _run(
         counts, requeued = coordinator.counts, coordinator.recovered
         workers = (config.workers, facts.device, facts.threads)
         emit(events.Started(counts, str(folder), resumed, requeued, *workers, plan.stopping, data))
-        engine.run(coordinator)
+        try:
+            with storage.writable(folder):
+                engine.run(coordinator)
+        except UsageError:
+            with suppress(UsageError), storage.writable(folder):
+                coordinator.interrupt("interrupted")  # what runs goes on when resumed
+            raise
         reason, message = coordinator.ended or ("interrupted", "interrupted; resume to go on")
         emit(events.Ended(coordinator.counts, reason, message))
     finally:

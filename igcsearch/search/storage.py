@@ -151,6 +151,16 @@ def readable(folder: Path) -> Iterator[None]:
         raise UsageError(f"{folder / DATABASE} cannot be read as a study ({_short(error)}); {cure}") from error
 
 
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turn what a full disk or a lost folder raises in the middle of a search into one clear error."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        cure = "make room or repair it, and go on with --resume"
+        raise UsageError(f"{folder / DATABASE} cannot be written ({_short(error)}); {cure}") from error
+
+
 def close(study: optuna.Study) -> None:
     """Give the database's connections back, so that SQLite folds the WAL file into the database."""
     backend = getattr(study._storage, "_backend", study._storage)

@@ -135,6 +135,10 @@ def test_newer_format_of_the_metrics(entry: Entry, change_metrics: Any) -> None:
         {"accuracy": True},
         {"seeds": 3},
         {"latency": [1]},
+        {"latency": {"median_ms": "fast"}},
+        {"seeds": [1]},
+        {"mean": [0.5]},
+        {"std": [0.5, None, 0.5]},
     ],
 )
 def test_figures_that_cannot_be(entry: Entry, change_metrics: Any, fields: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from igcsearch.nn import build
 from igcsearch.publish import table, write_table
 from igcsearch.publish.facts import commit, mean_and_std, versions
 from igcsearch.publish.finalists import entry_name
+from igcsearch.publish.tables import page
 
 from .studies import digits_net
 
@@ -66,6 +67,13 @@ def test_write_table_is_repeatable_and_leaves_others_files_alone(tmp_path: Path)
     with pytest.raises(UsageError, match="not written by igcsearch"):
         write_table(tmp_path)
     assert path.read_text() == "# My notes\n"
+
+
+def test_the_repositorys_table_is_up_to_date(root: Path) -> None:
+    """results/README.md says what the entries beside it say."""
+    if not any(root.glob("results/*/metrics.json")):
+        pytest.skip("no network is published in the repository")
+    assert (root / "results" / "README.md").read_text(encoding="utf-8") == page(root / "results")
 
 
 def test_tables_need_no_torch(tmp_path: Path) -> None:

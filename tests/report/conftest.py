@@ -54,7 +54,7 @@ def make_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., FakeSt
             data=DataSpec("digits"),
             budget=Budget(params=20_000),
             recipe=Recipe(epochs=20),
-            trials=trained + stopped,
+            trials=max(1, trained + stopped),
         )
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=seed))
         fake = FakeStudy(tmp_path_factory.mktemp("study"), config, study)

@@ -22,7 +22,9 @@ def lines(svg: str, style: str) -> int:
 
 BLOCKS = [
     Block((Factor(24, 24, 3, groups=8), Factor(24, 24, groups=12), Factor(24, 24, groups=6)), shortcut=()),
-    Block((Factor(8, 48, groups=2), Factor(48, 48, 3, groups=48, shuffle=Shuffle("identity")), Factor(48, 8, groups=2))),
+    Block(
+        (Factor(8, 48, groups=2), Factor(48, 48, 3, groups=48, shuffle=Shuffle("identity")), Factor(48, 8, groups=2))
+    ),
     Block((Factor(1, 8, 3, norm=True),), activation="relu"),
     igcv2(16, 16, branch_widths=(4, 4), residual=True),
 ]

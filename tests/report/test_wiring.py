@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from igcsearch.blocks import FAMILIES, igcv2
+from igcsearch.blocks import FAMILIES
 from igcsearch.report.drawing import hues, trace
 from igcsearch.report.wiring import Layer, factor_edges, wire
 from igcsearch.spec import Block, Factor, Parallel, Pool, Shuffle
@@ -52,7 +54,7 @@ def test_wiring_of_a_product_has_its_path_counts(steps: tuple[Factor | Pool, ...
     layers = wire(Block(steps))
     assert (multiplied(layers) == path_counts(steps)).all()
     # A column ends where the next begins.
-    assert all(a.out_width == b.in_width for a, b in zip(layers, layers[1:], strict=False))
+    assert all(a.out_width == b.in_width for a, b in pairwise(layers))
 
 
 @settings(max_examples=40, deadline=None)
@@ -71,7 +73,8 @@ def test_added_lanes_have_the_sum_of_their_paths() -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_lines_inside_branches_are_the_factors_weights(family: str) -> None:
-    block = FAMILIES[family](16, 16) if family != "igcv2" else igcv2(16, 16, branch_widths=(4, 4))
+    options = {"igcv1": {"primary_groups": 4}, "igcv2": {"branch_widths": (4, 4)}}.get(family, {})
+    block = FAMILIES[family](16, 16, **options)
     expected = sum(f.in_channels * f.out_channels // f.groups for f in every_factor(block.steps))
     assert factor_edges(wire(block)) == expected
 

@@ -3,7 +3,7 @@
 The trainer runs in real worker processes (loaded from this file by path) and is told what to do by environment variables:
 FAKE_LOG (a file: one line an epoch trained), FAKE_EPOCH (seconds an epoch), FAKE_KILL (hash prefixes whose first attempt kills the
 worker in its first epoch), FAKE_DIVERGE (hash prefixes that fail), FAKE_LATENCY (milliseconds for a million MACs), FAKE_REFUSE (an
-error of the data).
+error of the data), FAKE_EXIT (the process ends at its start).
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class FakeTrainer:
     """Counts epochs instead of training; its checkpoint holds their curve."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        if "FAKE_EXIT" in os.environ:
+            os._exit(7)
         if "FAKE_REFUSE" in os.environ:
             raise UsageError(os.environ["FAKE_REFUSE"])
         recipe = Recipe(epochs=spec.epochs or 3) if spec.recipe is None else spec.recipe

@@ -278,3 +278,15 @@ def test_two_searches_do_not_share_a_folder(tmp_path, search, log, monkeypatch):
     process.kill()
     process.communicate()
     assert open_study(tmp_path / "out").status()["active"] is False
+
+
+def test_workers_that_end_at_their_start_end_the_search_and_leave_nothing_running(search, tmp_path, log, monkeypatch):
+    def sabotage(event):
+        if isinstance(event, events.EpochDone):
+            monkeypatch.setenv("FAKE_EXIT", "1")
+            os.kill(int(log.read_text().splitlines()[0].split()[2]), signal.SIGKILL)
+
+    with pytest.raises(UsageError, match=r"training processes end at their start \(exit code 7\)"):
+        search(trials=2, on_event=sabotage)
+    status = open_study(tmp_path / "out").status()
+    assert (status["running"], status["waiting"]) == (0, 1)

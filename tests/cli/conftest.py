@@ -1,0 +1,77 @@
+"""Running the command line: `igcsearch(...)` in this process, `process(...)` in one of its own; and one small study."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PROGRAM = "from igcsearch.cli import main; main()"
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def igcsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """`igcsearch("list", "--json")`: exit status, stdout, stderr of the program's own `main`."""
+    from igcsearch.cli import main
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["igcsearch", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as ending:
+            status = int(ending.code or 0)
+        out, err = capsys.readouterr()
+        return Result(status, out, err)
+
+    return run
+
+
+def run_process(*arguments: object, timeout: float = 240, **environment: str) -> Result:
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    env = os.environ | {"COLUMNS": "120"} | environment
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def process() -> Callable[..., Result]:
+    """As `igcsearch`, in a process of its own."""
+    return run_process
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The folder of a small study that the command line made, and what it printed."""
+    folder = tmp_path_factory.mktemp("searched") / "study"
+    options = ("--trials", 3, "--epochs", 1, "--max-params", "4k", "--seed", 1, "--device", "cpu")
+    result = run_process("search", "digits", *options, "--out", folder)
+    assert result.status == 0, result.err
+    return folder, result
+
+
+@pytest.fixture(scope="session")
+def entry(searched: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The entry of a network that the command line trained, taken from the study's front."""
+    from igcsearch import open_study
+
+    folder = tmp_path_factory.mktemp("entries")
+    best = open_study(searched[0]).best()
+    assert best is not None
+    (folder / "architecture.json").write_text(best.architecture.to_json())
+    out = folder / "little"
+    result = run_process("train", folder / "architecture.json", "--data", "digits", "--out", out, "--epochs", 2)
+    assert result.status == 0, result.err
+    return out
