@@ -64,7 +64,7 @@ def read_folder(folder: str | Path, zoo: str = "path") -> Entry:
         architecture = Architecture.from_json(_read_text(inside(folder, ARCHITECTURE)))
     except UsageError as error:
         raise UsageError(f"'{folder / ARCHITECTURE}': {error}") from error
-    _check_metrics(folder, metrics, architecture)
+    check_metrics(folder, metrics, architecture)
     weights = inside(folder, metrics.get("weights", WEIGHTS))
     if not weights.is_file():
         raise UsageError(f"'{folder}' is no entry: {weights.name} missing")
@@ -87,7 +87,8 @@ def looks_like_entry(folder: Path) -> bool:
     return (folder / ARCHITECTURE).exists() or (folder / METRICS).exists()
 
 
-def _check_metrics(folder: Path, metrics: dict[str, Any], architecture: Architecture) -> None:
+def check_metrics(folder: Path, metrics: dict[str, Any], architecture: Architecture) -> None:
+    """Raise UsageError for figures that cannot be, or that are not the architecture's; `folder` is only named."""
     digest = metrics.get("weights_sha256")
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise UsageError(

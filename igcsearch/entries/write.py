@@ -25,7 +25,7 @@ from safetensors.torch import save
 from ..errors import UsageError
 from ..spec import Architecture
 from .card import make_card
-from .entry import ARCHITECTURE, CARD, FORMAT, METRICS, WEIGHTS, Entry, looks_like_entry, read_folder
+from .entry import ARCHITECTURE, CARD, FORMAT, METRICS, WEIGHTS, Entry, check_metrics, looks_like_entry, read_folder
 from .models import check_tensors
 
 STALE_SECONDS = 24 * 3600  # hidden leftovers of killed writers are removed when older than this
@@ -68,6 +68,7 @@ def write_entry(
     except (TypeError, ValueError) as error:
         raise UsageError(f"metrics of '{folder.name}' are not JSON: {error}") from error
     full = json.loads(text)  # the card is made of what a reader will find
+    check_metrics(folder, full, architecture)
     files = {
         ARCHITECTURE: (architecture.to_json(indent=2) + "\n").encode(),
         METRICS: (text + "\n").encode(),

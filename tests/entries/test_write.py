@@ -63,6 +63,12 @@ def test_metrics_that_are_no_json(
     assert not list(tmp_path.iterdir())
 
 
+def test_metrics_that_no_reader_would_take(tmp_path: Path, architecture: Architecture, weights: State) -> None:
+    with pytest.raises(UsageError, match="one number a channel"):
+        write_entry(tmp_path / "out", architecture, weights, {"mean": [0.5]})
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_of_another_network(tmp_path: Path, architecture: Architecture, weights: State) -> None:
     with pytest.raises(UsageError, match=r"classifier.weight has shape \(5, 16\), expected \(7, 16\)"):
         write_entry(tmp_path / "out", architecture.with_(num_classes=7), weights, {})

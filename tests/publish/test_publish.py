@@ -66,7 +66,7 @@ def test_entry_carries_all_that_its_figures_need(published: Published) -> None:
     assert metrics["input_size"] == [1, 8, 8]
     assert metrics["class_names"] == [str(digit) for digit in data.class_names]
     assert metrics["split"] == json.loads(json.dumps(data.split))
-    assert metrics["recipe"] == {k: v for k, v in RECIPE.resolve(data).to_dict().items() if k != "seed"}
+    assert metrics["recipe"] == {k: v for k, v in RECIPE.resolve(data, "float32").to_dict().items() if k != "seed"}
     assert {"python", "torch", "igcsearch"} <= set(metrics["versions"])
     assert "commit" in metrics
     origin = metrics["provenance"]
