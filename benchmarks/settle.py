@@ -103,7 +103,11 @@ def main() -> None:
     print("| space | proposed / s | settled / s | settled and hashed / s | fvcore / s |\n|---|---|---|---|---|")
     for row in rows:
         figures = (row["propose_per_s"], row["settle_per_s"], row["settle_and_hash_per_s"])
-        print(f"| {row['space']} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + f" | {row['fvcore_per_s']:.1f} |")
+        print(
+            f"| {row['space']} | "
+            + " | ".join(f"{figure:,.0f}" for figure in figures)
+            + f" | {row['fvcore_per_s']:.1f} |"
+        )
     save(arguments.json, rows)
 
 

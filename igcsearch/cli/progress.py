@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _REFRESH = 4  # times a second
-_RECENT = 5  # finished candidates that the live view keeps
 
 
 @dataclass
@@ -47,7 +46,6 @@ class Tally:
     counts: events.Counts = field(default_factory=lambda: events.Counts(trials=0))
     running: dict[int, Running] = field(default_factory=dict)
     known: dict[int, Running] = field(default_factory=dict)
-    recent: list[str] = field(default_factory=list)
     best: events.Finished | None = None
     estimate: events.Estimate | None = None
     started: events.Started | None = None
@@ -114,9 +112,7 @@ class Tally:
     def _close(self, id: int, what: str) -> str:
         self.running.pop(id, None)
         family = self.known[id].family if id in self.known else ""
-        line = f"[{self.counts.trained}/{self.counts.trials}] candidate {id:<4} {family:<9} {what}"
-        self.recent = [*self.recent[1 - _RECENT :], line]
-        return line
+        return f"[{self.counts.trained}/{self.counts.trials}] candidate {id:<4} {family:<9} {what}"
 
     def _start_line(self, event: events.Started) -> str:
         data = event.data
@@ -178,7 +174,7 @@ class LiveView:
 
     def __call__(self, event: events.Event) -> None:
         line = self.tally.take(event)
-        if line and isinstance(event, events.Started | events.Estimate | events.Retried | events.Ended):
+        if line:  # above what is redrawn, so that it stays
             self._live.console.print(line, markup=False, highlight=False)
 
     def __enter__(self) -> LiveView:
@@ -189,8 +185,6 @@ class LiveView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
-        for line in self.tally.recent:
-            say(line)
         say(self.tally.summary())
 
     def _draw(self) -> RenderableType:
@@ -205,7 +199,7 @@ class LiveView:
         left = tally.remaining()
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=max(tally.counts.trials, 1), completed=tally.counts.trained, width=36)
-        eta = "" if left is None else f"about {clock(left)} left"
+        eta = "" if not left else f"about {clock(left)} left"
         head.add_row(
             bar,
             f"{tally.counts.trained}/{tally.counts.trials} trained",
@@ -217,8 +211,7 @@ class LiveView:
         if best is not None:
             cost = f"candidate {best.id}, {short(best.params)} params, {short(best.macs)} MACs"
             best_line = Text.assemble("best so far: ", (percent(best.accuracy), "bold green"), f"  ({cost})")
-        recent = [Text(line, style="dim") for line in tally.recent]
-        return Group(*recent, Text(), head, best_line, Text(tally.summary()), self._running())
+        return Group(Text(), head, best_line, Text(tally.summary()), self._running())
 
     def _running(self) -> Table:
         from rich import box

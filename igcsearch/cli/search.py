@@ -181,9 +181,9 @@ def search(
         from ..training import load_data
 
         config = replace(config, recipe=options.recipe_for(load_data(spec), epochs, seed, **overrides))
-    interrupted = run(config, out_folder, resume)
-    if interrupted:
-        raise typer.Exit(130)
+    status = run(config, out_folder, resume)
+    if status:
+        raise typer.Exit(status)
 
 
 def default_data(space: str) -> str:
@@ -222,8 +222,12 @@ def read_budget(max_params: str | None, max_macs: str | None, max_latency: float
     return Budget(params, macs, max_latency)
 
 
-def run(config: SearchConfig, out: Path, resume: bool) -> bool:
-    """Search, then print the table of what there is and write the report; True where the user interrupted it."""
+def run(config: SearchConfig, out: Path, resume: bool) -> int:
+    """Search, then print the table of what there is and write the report.
+
+    Returns:
+        The exit status: 130 where the user interrupted it, 1 where candidate after candidate failed, else 0.
+    """
     from ..search import run_search
     from .progress import view
 
@@ -231,7 +235,7 @@ def run(config: SearchConfig, out: Path, resume: bool) -> bool:
     say(f"study folder: {out}")
     with shown:
         study = run_search(config, out, resume=resume, on_event=shown)
-    interrupted = shown.tally.ended is None or shown.tally.ended.reason == "interrupted"
+    ended = "interrupted" if shown.tally.ended is None else shown.tally.ended.reason
     print_best(study)
     write_page(study, out / "report.html")
     print(

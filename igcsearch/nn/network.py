@@ -98,7 +98,7 @@ def initialise(network: nn.Module, seed: int | None = None) -> None:
     1/sqrt(fan_in). Batch norm 1 and 0, biases 0.
     """
     generator = torch.Generator()
-    generator.manual_seed(torch.initial_seed() if seed is None else seed)
+    generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
     for module in network.modules():
         if isinstance(module, FactorLayer):
             gain = 1.0 if not module.factor.norm and module.factor.activation is None else 2.0

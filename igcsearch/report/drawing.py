@@ -19,7 +19,7 @@ from .wiring import Branch, Layer, factor_edges, wire
 MOST_EDGES = 2600
 WIDEST = 128
 _SAMPLE = 48  # lines of a shuffle, and branches of a factor, that a drawing of branches alone shows
-_MANY = 150  # bold lines between two columns that would hide all else
+_MANY = 60  # traced lines between two columns that, drawn bold, would hide all else
 _GAPS = {"factor": 148.0, "shuffle": 92.0, "wire": 70.0}
 _ROOM = 960.0
 _LEFT, _TOP = 26.0, 34.0
@@ -36,6 +36,7 @@ STYLE = """
 .igc .b{fill:oklch(var(--igc-l,.6) .13 var(--h) / .1);stroke:oklch(var(--igc-l,.6) .13 var(--h) / .45);stroke-width:1}
 .igc .n{fill:var(--igc-ink,#1c2430);fill-opacity:.035;stroke:var(--igc-ink,#1c2430);stroke-opacity:.22}
 .igc .t{fill:none;stroke:var(--igc-ink,#1c2430);stroke-width:1.6;opacity:.9}
+.igc .f{stroke-width:.8;opacity:.5}
 .igc .r{fill:var(--igc-ink,#1c2430)}
 .igc .k{fill:none;stroke:var(--igc-muted,#5b6675);stroke-width:1.4}
 """.strip()
@@ -154,7 +155,7 @@ def _boxes(plan: _Plan) -> list[str]:
 
 def _box(plan: _Plan, number: int, branch: Branch, style: str) -> str:
     """A quadrilateral over a branch's inputs and outputs (a rectangle where both columns are cut alike)."""
-    margin = plan.radius + 4.0 if plan.single else 0.0
+    margin = min(plan.radius + 4.0, 0.7 * plan.height / max(plan.widths)) if plan.single else 0.0
     left, right = plan.x[number] - margin, plan.x[number + 1] + margin
     inset = 1.0 if plan.single else 0.6
     y0, y1 = plan.y(number, min(branch.ins) - 0.5) + inset, plan.y(number, max(branch.ins) + 0.5) - inset
@@ -247,14 +248,16 @@ def _ending(plan: _Plan, block: Block) -> tuple[list[str], float, float]:
 def _trace_svg(plan: _Plan, channel: int) -> str:
     """The bold lines: all paths from one input channel."""
     steps = trace(plan.layers, channel)
-    lines = "".join(_line(plan, number, i, o) for number, pairs in enumerate(steps) for i, o in pairs)
+    few, many = [], []
+    for number, pairs in enumerate(steps):
+        (many if len(pairs) > _MANY else few).extend(_line(plan, number, i, o) for i, o in pairs)
     ends = [(0, channel)] + [(number + 1, o) for number, pairs in enumerate(steps) for o in {o for _, o in pairs}]
     dots = "".join(
         f'<circle class="r" cx="{plan.x[column]:.1f}" cy="{plan.y(column, c):.1f}" r="{plan.radius + 0.6:.1f}"/>'
         for column, c in sorted(ends)
     )
-    faint = ' style="stroke-width:.7;opacity:.4"' if max(map(len, steps)) > _MANY else ""
-    return f'<g class="trace"><path class="t"{faint} d="{lines}"/>{dots}</g>'
+    paths = f'<path class="t f" d="{"".join(many)}"/><path class="t" d="{"".join(few)}"/>'
+    return f'<g class="trace">{paths}{dots}</g>'
 
 
 def _wiring_data(plan: _Plan) -> dict[str, object]:

@@ -352,10 +352,12 @@ function traceable(svg) {
   };
   const draw = (column, c) => {
     const lines = [], [ahead, dotsA] = spread(column, c, 1, lines), [behind, dotsB] = spread(column, c, -1, lines);
-    const d = lines.map(([at, a, b]) => `M${w.x[at]} ${y(at, a).toFixed(1)}L${w.x[at + 1]} ${y(at + 1, b).toFixed(1)}`).join("");
+    const sizes = new Map();
+    for (const [at] of lines) sizes.set(at, (sizes.get(at) ?? 0) + 1);
+    const drawn = kept => lines.filter(kept).map(([at, a, b]) => `M${w.x[at]} ${y(at, a).toFixed(1)}L${w.x[at + 1]} ${y(at + 1, b).toFixed(1)}`).join("");
     group.replaceChildren();
-    const path = el("path", { class: "t", d }, group);
-    if (lines.length > w.many * w.l.length / 2) path.setAttribute("style", "stroke-width:.7;opacity:.4");
+    el("path", { class: "t f", d: drawn(([at]) => sizes.get(at) > w.many) }, group);
+    el("path", { class: "t", d: drawn(([at]) => sizes.get(at) <= w.many) }, group);
     for (const [at, b] of [[column, c], ...dotsA, ...dotsB]) el("circle", { class: "r", cx: w.x[at], cy: y(at, b).toFixed(1), r: w.r }, group);
     if (!readout) return;
     const last = w.l.length;

@@ -101,13 +101,17 @@ class Study:
     def status(self) -> dict[str, Any]:
         """Counts by state, and the best candidate as {"id", "accuracy", "params", "macs", "latency_ms", "hash"} or None.
 
-        `waiting` candidates are those of a dead run, queued to go on; `active` says if a search is running now (None: unknown).
+        `waiting` candidates were under way when a run ended or died, and go on when the study is resumed; `active` says if a search
+        is running now (None: unknown).
         """
+        active = storage.is_running(self.path)  # first: a search that ends meanwhile leaves nothing running
         counts = Counter(candidate.state for candidate in self.candidates())
         best = self.best()
         with storage.readable(self.path):
             waiting = len(self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
         proposals = sum(counts.values())
+        if active is False:
+            waiting, counts["running"] = waiting + counts["running"], 0
         shown = ("id", "accuracy", "params", "macs", "latency_ms", "hash")
         return {
             **{state: counts[state] for state in ("complete", "stopped", "settled", "failed", "running")},
@@ -116,7 +120,7 @@ class Study:
             "trials": self.config.trials,
             "proposals": proposals,
             "acceptance": round(1 - counts["settled"] / proposals, 4) if proposals else None,
-            "active": storage.is_running(self.path),
+            "active": active,
         }
 
     def frame(self) -> pandas.DataFrame:

@@ -1,7 +1,8 @@
 """Floor 5: from an architecture and images to trained weights, on the CPU or one GPU, with the same numbers every time.
 
-The way through it: `DataSpec` -> `load_data` -> `ImageData`; `Recipe`; `train(architecture, data, recipe)` -> `TrainResult`; `evaluate`.
-Names are imported when first used, so that `DataSpec` and `Recipe` (plain data) cost no import of torch.
+The way through it: `DataSpec` -> `load_data` -> `ImageData`; `Recipe`; `train(architecture, data, recipe)` ->
+`TrainResult`; `evaluate`. Names are imported when first used, so that `DataSpec` and `Recipe` (plain data) cost no
+import of torch.
 """
 
 from typing import TYPE_CHECKING

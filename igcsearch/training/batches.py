@@ -1,6 +1,8 @@
-"""Batches of a split, on the device: the same images in the same order whether they lie in memory or are decoded by processes.
+"""Batches of a split, on the device: the same images in the same order whether they lie in memory or are decoded by
+processes.
 
-Training: the order of samples is a pure function of (seed, epoch) and an epoch is cut into batches of equal size (give or take one).
+Training: the order of samples is a pure function of (seed, epoch) and an epoch is cut into batches of equal size (give
+or take one).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from igcsearch.errors import UsageError
 from igcsearch.training.datasets.images import ImageFiles, Split
+from igcsearch.training.datasets.load import RESIDENT_BYTES
 from igcsearch.training.keyed import keyed_order
 from igcsearch.training.recipe import steps_per_epoch
 
@@ -39,7 +42,7 @@ class Batches:
 
     Args:
         splits: by name, for example train and validation.
-        device: where the batches are wanted; splits in memory are put there once.
+        device: where the batches are wanted; splits in memory are put there once, unless they are large.
         processes: that decode files, where there are any.
     """
 
@@ -48,7 +51,11 @@ class Batches:
         self._splits = splits
         self._labels = {name: split.labels.to(device) for name, split in splits.items()}
         self._ids = {name: split.indices.to(device) for name, split in splits.items()}
-        self._images = {n: s.images.to(device) for n, s in splits.items() if isinstance(s.images, Tensor)}
+        self._images = {
+            name: split.images.to(device if split.images.nbytes <= RESIDENT_BYTES else "cpu")
+            for name, split in splits.items()
+            if isinstance(split.images, Tensor)
+        }
         files = {name: split.images for name, split in splits.items() if isinstance(split.images, ImageFiles)}
         self._loader = _FileLoader(files, processes, pin=device.type == "cuda") if files else None
 
@@ -75,7 +82,7 @@ class Batches:
         for rows_cpu in rows_of:
             rows = rows_cpu.to(self.device, non_blocking=True)
             if resident is not None:
-                images = resident.index_select(0, rows)
+                images = resident.index_select(0, rows.to(resident.device)).to(self.device)
             else:
                 images = next(decoded).to(self.device, non_blocking=True)
             yield Batch(images, labels.index_select(0, rows), ids.index_select(0, rows))
@@ -89,15 +96,14 @@ class _FileLoader:
         # A daemonic process may have no children: it decodes by itself.
         daemonic = torch.multiprocessing.current_process().daemon
         processes = 0 if daemonic else max(1, min(_MOST_PROCESSES, processes))
-        # A server that has imported this module once forks them: no copy of a process with threads or a GPU in use.
-        context = torch.multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        # spawn, not forkserver: loaders watch their parent, and must end when the training process is killed
+        context = "spawn" if processes else None
         self._loader = DataLoader(
             _FileBatches(files),
             batch_size=None,
             sampler=self._sampler,
             num_workers=processes,
-            multiprocessing_context=context if processes else None,
+            multiprocessing_context=context,
             persistent_workers=processes > 0,
             pin_memory=pin,
             generator=torch.Generator(),  # its own, so that it draws nothing from the global one
@@ -125,12 +131,14 @@ class _Requests(Sampler[tuple[str, list[int]]]):
 
 
 class _FileBatches(Dataset[Tensor | str]):
-    """Decodes a request. An unreadable file comes back as its message: exceptions from a loader process lose their form."""
+    """Decodes a request. An unreadable file comes back as its message: exceptions from a loader process lose their
+    form.
+    """
 
     def __init__(self, files: dict[str, ImageFiles]) -> None:
         self._files = files
 
-    def __getitem__(self, request: tuple[str, list[int]]) -> Tensor | str:  # type: ignore[override]
+    def __getitem__(self, request: tuple[str, list[int]]) -> Tensor | str:
         name, rows = request
         try:
             return self._files[name].decode(rows)

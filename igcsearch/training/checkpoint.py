@@ -1,12 +1,15 @@
 """A training's state in one file, written whole or not at all; nothing in it is unpickled.
 
-safetensors: model.*, average.*, momentum.* by their names in the state dict; in the metadata, as JSON, what the run is (format,
-architecture, recipe, data, initial weights) and how far it is (curve). Random numbers are keyed, so there is no generator to keep.
+safetensors: model.*, average.*, momentum.* by their names in the state dict; in the metadata, as JSON, what the run is
+    (format,
+architecture, recipe, data, initial weights) and how far it is (curve). Random numbers are keyed, so there is no
+generator to keep.
 """
 
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +34,32 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
         stepper: the state.
         identity: what makes two runs the same (`checkpoint_identity`).
         curve: one dict for each epoch so far.
+
+    Raises:
+        UsageError: a place that cannot be written to.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(stepper).items()}
     about = {"format": _FORMAT, "identity": identity, "curve": curve}
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, beside, metadata={_KEY: json.dumps(about)})
         _sync(beside)
         os.replace(beside, path)
         _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"checkpoint {path} cannot be written ({error}); name a file in a folder with room") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:
     """Put the state of a file into the stepper; the curve up to then.
 
     Raises:
-        UsageError: a file that is damaged, of a newer format, or of another architecture, recipe, data or start. It is never
+        UsageError: a file that is damaged, of a newer format, or of another architecture, recipe, data or start. It is
+        never
             overwritten in silence: it may be hours of somebody's work.
     """
     try:

@@ -1,13 +1,17 @@
-"""Where and how exactly: the device, the number of threads, autocast, and the settings that make runs repeat themselves."""
+"""Where and how exactly: the device, the number of threads, autocast, and the settings that make runs repeat
+themselves.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 
 from igcsearch.errors import UsageError, near
 
+_DETERMINISTIC: Any = torch.utils.deterministic  # its module type hides the property from type checkers
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -46,10 +50,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @contextmanager
 def repeatable(device: torch.device, threads: int | None = None) -> Iterator[None]:
-    """Settings under which the same seed, device and thread count give the same numbers; all of them are put back at the end.
+    """Settings under which the same seed, device and thread count give the same numbers; all of them are put back at
+    the end.
 
     Args:
-        device: on the CPU, torch's deterministic algorithms (they cost nothing there); on a GPU, those of cuDNN and cuBLAS.
+        device: on the CPU, torch's deterministic algorithms (they cost nothing there); on a GPU, those of cuDNN and
+            cuBLAS.
         threads: of torch, within this context; None leaves them alone.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
@@ -57,7 +63,7 @@ def repeatable(device: torch.device, threads: int | None = None) -> Iterator[Non
     before_threads = torch.get_num_threads()
     before = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     strict = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = _DETERMINISTIC.fill_uninitialized_memory
     try:
         if threads is not None and threads != before_threads:
             torch.set_num_threads(threads)
@@ -66,11 +72,11 @@ def repeatable(device: torch.device, threads: int | None = None) -> Iterator[Non
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         else:
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+            _DETERMINISTIC.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
         yield
     finally:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
         torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        _DETERMINISTIC.fill_uninitialized_memory = fill
         if torch.get_num_threads() != before_threads:
             torch.set_num_threads(before_threads)

@@ -1,8 +1,9 @@
 """Random numbers that are a pure function of integers: the base of splits, sample order and augmentation.
 
-A generator's numbers depend on how often it was asked before; these depend on their keys alone, so a run that is interrupted,
-cut into other batches or moved to another device sees the same ones. The mixing is SplitMix64 (Steele, Lea and Flood 2014,
-"Fast splittable pseudorandom number generators"), written on int64 tensors, whose products wrap modulo 2**64.
+A generator's numbers depend on how often it was asked before; these depend on their keys alone, so a run that is
+interrupted, cut into other batches or moved to another device sees the same ones. The mixing is SplitMix64 (Steele,
+Lea and Flood 2014, "Fast splittable pseudorandom number generators"), written on int64 tensors, whose products wrap
+modulo 2**64.
 """
 
 import torch
@@ -33,7 +34,9 @@ def keyed(indices: Tensor, *keys: int) -> Tensor:
 
 
 def keyed_order(ids: Tensor, *keys: int) -> Tensor:
-    """Positions of `ids` in a random order that the keys fix; which of two ids comes first does not depend on the others."""
+    """Positions of `ids` in a random order that the keys fix; which of two ids comes first does not depend on the
+    others.
+    """
     return torch.argsort(keyed(ids, *keys), stable=True)
 
 

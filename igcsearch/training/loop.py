@@ -1,6 +1,7 @@
 """`train`: the one training loop, for the CPU and one GPU; and `time_step`, which estimates how long it will take.
 
-Epoch by epoch: batches -> steps -> validation accuracy of the averaged weights -> checkpoint -> `on_epoch`, which may stop it.
+Epoch by epoch: batches -> steps -> validation accuracy of the averaged weights -> checkpoint -> `on_epoch`, which may
+stop it.
 """
 
 import statistics
@@ -93,8 +94,8 @@ def train(
         device: auto (a GPU when there is one), cpu, cuda or cuda:N.
         threads: of torch meanwhile; None leaves them.
         checkpoint: file that holds the state after each epoch. If it is there, training goes on from it.
-        on_epoch: called after each epoch, once its checkpoint is written; for epochs that are in the checkpoint already it is
-            called again, first. False stops the training.
+        on_epoch: called after each epoch, once its checkpoint is written; for epochs that are in the checkpoint
+            already it is called again, first. False stops the training.
         initial_state: weights to begin with, by `state_dict` names.
 
     Raises:
@@ -108,7 +109,8 @@ def train(
         stepper = Stepper(architecture, data, recipe, place, initial_state)
         curve: list[dict[str, Any]] = []
         if checkpoint is not None:
-            # The precision that auto stands for may differ where an interrupted training goes on: no part of its identity.
+            # The precision that auto stands for may differ where an interrupted training goes on: no part of its
+            # identity.
             entries = {name: value for name, value in recipe.to_dict().items() if name != "precision"}
             identity = checkpoint_identity(architecture.hash, entries, data.fingerprint, initial_state)
             if Path(checkpoint).exists():

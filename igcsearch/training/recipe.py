@@ -1,4 +1,6 @@
-"""How to train, as frozen data: every entry in JSON, checked when it is made. No torch in here: studies and entries carry recipes."""
+"""How to train, as frozen data: every entry in JSON, checked when it is made. No torch in here: studies and entries
+carry recipes.
+"""
 
 import math
 from collections.abc import Mapping
@@ -15,22 +17,23 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with Nesterov momentum, linear warm-up and cosine decay a step, and an exponential moving average of the weights.
+    """SGD with Nesterov momentum, linear warm-up and cosine decay a step, and an exponential moving average of the
+    weights.
 
     Attributes:
         epochs: passes over the training split.
-        batch_size: at most so many images a step; an epoch is cut into ceil(n / batch_size) batches of equal size (give or
-            take one image), so that no tiny last batch disturbs batch norm.
+        batch_size: at most so many images a step; an epoch is cut into ceil(n / batch_size) batches of equal size
+            (give or take one image), so that no tiny last batch disturbs batch norm.
         lr: learning rate at the top of the schedule (end of the warm-up).
         momentum: of SGD; Nesterov unless 0.
         weight_decay: not on norm parameters and biases.
         warmup_epochs: epochs (a fraction will do) in which the learning rate rises from 0 to `lr`.
         label_smoothing: 0 to below 1.
-        crop_padding: largest random shift in pixels; None: an eighth of the image size, 0 below 16 pixels (there a pixel is
-            a stroke: measured on digits, 15 epochs, 98.7 % without against 98.1 % with one).
+        crop_padding: largest random shift in pixels; None: an eighth of the image size, 0 below 16 pixels (there a
+            pixel is a stroke: measured on digits, 15 epochs, 98.7 % without against 98.1 % with one).
         flip: mirror half of the images; None: what the data set says.
-        ema_decay: of the moving average of parameters and buffers that is evaluated and kept, with min(decay, (1 + t) / (10 + t))
-            at step t; 0: none.
+        ema_decay: of the moving average of parameters and buffers that is evaluated and kept, with min(decay, (1 + t)
+            / (10 + t)) at step t; 0: none.
         seed: of the initial weights, the order of samples and the augmentation.
         precision: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it, else float32.
         channels_last: memory format of the images, and on a GPU of the weights.
@@ -42,11 +45,11 @@ class Recipe:
 
     epochs: int = 10
     batch_size: int = 128
-    lr: float = 0.2
+    lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     crop_padding: int | None = None
     flip: bool | None = None
     ema_decay: float = 0.99
@@ -98,7 +101,9 @@ class Recipe:
         return cls(**values)
 
     def resolve(self, data: "ImageData", precision: str | None = None) -> "Recipe":
-        """The same recipe with crop_padding and flip, and precision if it is given, put as they are for this data and device."""
+        """The same recipe with crop_padding and flip, and precision if it is given, put as they are for this data and
+        device.
+        """
         return replace(
             self,
             crop_padding=_padding(data.image_size) if self.crop_padding is None else self.crop_padding,
@@ -111,20 +116,26 @@ class Recipe:
         total, warmup = self.epochs * steps, self.warmup_epochs * steps
         if step < warmup:
             return self.lr * min(1.0, (step + 1) / warmup)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+        done = 1.0 if step >= total else (step - warmup) / (total - warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def ema_at(self, step: int) -> float:
-        """Decay of the moving average at a step (from 0): short memory first, so that the initial weights are soon forgotten."""
+        """Decay of the moving average at a step (from 0): short memory first, so that the initial weights are soon
+        forgotten.
+        """
         return min(self.ema_decay, (1 + step) / (10 + step))
 
 
 def default_recipe(data: "ImageData", epochs: int | None = None, seed: int = 0) -> Recipe:
-    """A recipe that suits a small network on this data: more and smaller steps on a set of few images."""
+    """A recipe that suits a small network on this data: on a set of few images, more and smaller steps.
+
+    Measured on digits with an IGCV2 network of 5,866 parameters (three seeds, mean of validation and test accuracy): 8
+    epochs 98.9 %, 15 epochs 98.8 %, 30 epochs 99.1 %; with a rate of 0.1 in batches of 64, 15 epochs give 96.7 %.
+    """
     small = len(data.train.labels) < 5000
     return Recipe(
-        epochs=epochs if epochs is not None else (40 if small else 10),
-        batch_size=64 if small else 128,
-        lr=0.1 if small else 0.2,
+        epochs=epochs if epochs is not None else (30 if small else 10),
+        batch_size=32 if small else 128,
         seed=seed,
     ).resolve(data)
 

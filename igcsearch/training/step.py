@@ -1,4 +1,6 @@
-"""One training step and all the state that it changes: network, moving average, optimizer. `loop` runs it, `checkpoint` keeps it."""
+"""One training step and all the state that it changes: network, moving average, optimizer. `loop` runs it, `checkpoint`
+keeps it.
+"""
 
 import math
 from collections.abc import Iterable
@@ -107,7 +109,7 @@ class Stepper:
             flip=bool(recipe.flip),
         )
         if self._draws:  # dropout takes torch's global generator: key it too
-            torch.manual_seed(recipe.seed * 1_000_003 + now)
+            torch.manual_seed((recipe.seed * 1_000_003 + now) % 2**63)
         with autocast(self.device, recipe.precision):
             logits = self.network(self.normalise(images))
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)
@@ -129,9 +131,11 @@ class Stepper:
             average.copy_(value)
 
     def _place(self, network: nn.Module) -> nn.Module:
-        """To the device; on a GPU with weights in channels_last, which its kernels like (on the CPU they lay weights out anew)."""
+        """To the device; on a GPU with weights in channels_last, which its kernels like (on the CPU they lay weights
+        out anew).
+        """
         if self.device.type == "cuda" and self.recipe.channels_last:
-            return network.to(self.device, memory_format=torch.channels_last)
+            network = network.to(memory_format=torch.channels_last)
         return network.to(self.device)
 
     def _check(self, losses: list[Tensor], epoch: int, index: int) -> None:

@@ -144,7 +144,9 @@ def test_evaluate_refuses_what_does_not_fit(igcsearch: Callable, entry: Path, tm
     changed = tmp_path / "changed"
     shutil.copytree(entry, changed)
     weights = changed / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
     assert is_clear(igcsearch("evaluate", changed, "--data", "digits"), ["weights"])
     arrays = {"x_train": np.zeros((20, 8, 8, 3), np.uint8), "y_train": np.arange(20) % 2}
     np.savez(tmp_path / "other.npz", **arrays, x_test=arrays["x_train"], y_test=arrays["y_train"])

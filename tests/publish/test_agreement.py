@@ -18,7 +18,7 @@ def test_tau_over_the_ranking(published: Published) -> None:
     study = replace(published.study, found=[replace(one) for one in published.study.found])
     study.found[0] = replace(study.found[0], state="stopped")
     told: list[events.Event] = []
-    found = agreement(study, candidates=15, on_event=told.append)  # type: ignore[arg-type]
+    found = agreement(study, candidates=15, workers=2, on_event=told.append)  # type: ignore[arg-type]
     assert found == read_agreement(study.path)
     plan = next(event for event in told if isinstance(event, events.Planned))
     assert (plan.retrainings, plan.reused) == (5, 3)

@@ -137,7 +137,7 @@ def tell(event):
 
 if __name__ == "__main__":
     study = fake_study(Path(sys.argv[1]), 2)
-    publish(study, top=1, seeds=2, epochs=2, to=sys.argv[2], on_event=tell)
+    publish(study, top=1, seeds=2, epochs=2, workers=2, to=sys.argv[2], on_event=tell)
 """
 
 
@@ -163,7 +163,7 @@ def test_interrupted_publish_goes_on(tmp_path: Path) -> None:
     results = {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "publish").rglob("result-*.json")}
     assert results
     study = fake_study(tmp_path / "study", 2)
-    again = run(study, tmp_path / "zoo", top=1, seeds=2, epochs=2)
+    again = run(study, tmp_path / "zoo", top=1, seeds=2, epochs=2, workers=2)
     assert len(again.entries) == 1
     reused = [event for event in again.told if isinstance(event, events.SeedDone) and event.reused]
     assert len(reused) == len(results) < 4
@@ -194,7 +194,7 @@ def test_failed_finalists_are_not_chosen(tmp_path: Path) -> None:
     study = fake_study(tmp_path / "study", 2)
     wrong = study.found[1].architecture.with_(in_channels=3)
     study.found[1] = replace(study.found[1], data=wrong.to_dict(), hash=wrong.hash, accuracy=0.99)
-    result = run(study, tmp_path / "zoo", top=1, seeds=1)
+    result = run(study, tmp_path / "zoo", top=1, seeds=1, workers=2)
     assert [entry.metrics["provenance"]["trial"] for entry in result.entries] == [0]
     assert result.entries[0].metrics["accuracy_std"] is None, "one seed has no deviation"
     stored = read_finalists(study.path)

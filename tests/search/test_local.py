@@ -277,7 +277,8 @@ def test_two_searches_do_not_share_a_folder(tmp_path, search, log, monkeypatch):
         search(trials=30, resume=True)
     process.kill()
     process.communicate()
-    assert open_study(tmp_path / "out").status()["active"] is False
+    status = open_study(tmp_path / "out").status()
+    assert (status["active"], status["running"], status["waiting"]) == (False, 0, 1)  # dead, to go on when resumed
 
 
 def test_workers_that_end_at_their_start_end_the_search_and_leave_nothing_running(search, tmp_path, log, monkeypatch):

@@ -10,7 +10,9 @@ from igcsearch.training.keyed import keyed
 
 
 def _images(count: int, channels: int, size: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(count).integers(1, 256, (count, channels, size, size), dtype=np.uint8))
+    return torch.from_numpy(
+        np.random.default_rng(count).integers(1, 256, (count, channels, size, size), dtype=np.uint8)
+    )
 
 
 @given(

@@ -31,7 +31,11 @@ def test_unknown_devices_are_refused(name: str) -> None:
 def test_precision_is_float32_on_the_cpu_unless_asked_for() -> None:
     # Rule: auto changes nothing on a CPU; a precision that was asked for stands.
     cpu = torch.device("cpu")
-    assert [resolve_precision(name, cpu) for name in ("auto", "bfloat16", "float32")] == ["float32", "bfloat16", "float32"]
+    assert [resolve_precision(name, cpu) for name in ("auto", "bfloat16", "float32")] == [
+        "float32",
+        "bfloat16",
+        "float32",
+    ]
 
 
 def test_settings_come_back_even_after_an_error() -> None:
@@ -45,9 +49,14 @@ def test_settings_come_back_even_after_an_error() -> None:
         )
 
     before = state()
-    with pytest.raises(KeyError), repeatable(torch.device("cpu"), threads=2):
-        assert torch.get_num_threads() == 2
-        raise KeyError
+
+    def fail() -> None:
+        with repeatable(torch.device("cpu"), threads=2):
+            assert torch.get_num_threads() == 2
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert state() == before
     with pytest.raises(UsageError, match="threads is 0"), repeatable(torch.device("cpu"), threads=0):
         pass

@@ -20,7 +20,13 @@ _TWO = {"cat": 10, "dog": 15}
 def test_one_tree_is_cut(write_tree: Callable[..., Path]) -> None:
     # Rule: class folders alone are cut 60/20/20, stratified; the pixels are the files'.
     data = load_data(DataSpec(str(write_tree("pets", _TWO))))
-    assert (data.name, data.class_names, data.image_size, data.in_channels, data.flip) == ("pets", ("cat", "dog"), 12, 3, True)
+    assert (data.name, data.class_names, data.image_size, data.in_channels, data.flip) == (
+        "pets",
+        ("cat", "dog"),
+        12,
+        3,
+        True,
+    )
     assert data.split["sizes"] == {"train": 15, "validation": 5, "test": 5}
     rows = torch.cat([data.train.indices, data.validation.indices, data.test.indices])
     assert sorted(rows.tolist()) == list(range(25))
@@ -35,8 +41,11 @@ def test_one_tree_is_cut(write_tree: Callable[..., Path]) -> None:
         (("train",), (15, 5, 5)),
     ],
 )
-def test_layouts(parts: tuple[str, ...], sizes: tuple[int, int, int], tmp_path: Path, write_tree: Callable[..., Path]) -> None:
-    # Rule: parts that are there are used as they are; a missing validation part is a tenth of train; val alone is the test part.
+def test_layouts(
+    parts: tuple[str, ...], sizes: tuple[int, int, int], tmp_path: Path, write_tree: Callable[..., Path]
+) -> None:
+    # Rule: parts that are there are used as they are; a missing validation part is a tenth of train; val alone is the
+    # test part.
     counts = {"train": _TWO, "val": {"cat": 3, "dog": 4}, "test": {"cat": 4, "dog": 5}}
     for part in parts:
         write_tree(f"pets/{part}", counts[part])
@@ -63,7 +72,6 @@ def test_resize_keeps_the_centre(tmp_path: Path) -> None:
     assert image.shape == (3, 10, 10)
     assert (image[0, :, 1:-1] == 255).all()
     assert (image[1:] == 0).all()
-
 
 
 @pytest.mark.parametrize(

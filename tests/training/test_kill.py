@@ -1,10 +1,16 @@
-"""kill -9 at random moments: the checkpoint is always whole, and the training ends at the weights of an undisturbed one."""
+"""kill -9 at random moments: the checkpoint is always whole, and the training ends at the weights of an undisturbed
+one.
+"""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 KILLS = 6
 
@@ -81,3 +87,40 @@ def test_killed_training_ends_as_if_it_had_not_been(write_npz: Callable[..., Pat
     assert whole["curve"] == broken["curve"]
     assert (whole["resumed"], int(broken["resumed"])) == ("0", found["kept"][-1][1])
     assert found["kept"][-1][1] > 0
+
+
+_LAZY = """
+import os, sys
+from pathlib import Path
+from igcsearch.blocks import igcv2, network, stage
+from igcsearch.training import DataSpec, Recipe, load_data, train
+
+def report(epoch):
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    print(*[pid for task in tasks for pid in (task / "children").read_text().split()], flush=True)
+
+if __name__ == "__main__":
+    data = load_data(DataSpec(sys.argv[1]), resident_bytes=0)
+    architecture = network(data.problem(), 8, [stage(igcv2, 8, 8, 1, branch_widths=(2, 4))])
+    train(architecture, data, Recipe(epochs=1000, batch_size=8), device="cpu", on_epoch=report)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads child processes from /proc")
+def test_loader_processes_end_with_a_killed_training(write_tree: Callable[..., Path], tmp_path: Path) -> None:
+    # Rule: kill -9 of a training leaves none of its processes behind (they look for their parent every 5 seconds).
+    script = tmp_path / "lazy.py"
+    script.write_text(_LAZY)
+    folder = write_tree("pets", {"cat": 10, "dog": 10})
+    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        children = [int(pid) for pid in training.stdout.readline().split()]
+        training.kill()
+    assert children
+    end = time.monotonic() + 60
+    while (left := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < end:
+        time.sleep(0.2)
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left

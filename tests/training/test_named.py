@@ -19,7 +19,7 @@ def test_digits() -> None:
     # Rule: 1797 images 8x8 of 10 classes, counts 0..16 scaled to bytes, cut 60/20/20, not to be mirrored.
     data = load_data(DataSpec("digits"))
     assert (data.image_size, data.in_channels, data.num_classes, data.flip) == (8, 1, 10, False)
-    sizes = {name: len(split) for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))}
+    sizes = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
     assert data.split["sizes"] == sizes
     assert sum(sizes.values()) == 1797
     for name, share in (("train", 0.6), ("validation", 0.2), ("test", 0.2)):
@@ -57,7 +57,8 @@ def test_mnist_family(name: str, folder: str, packed: bool, tmp_path: Path, writ
 
 @pytest.mark.parametrize("name", [name for name in DATA_NAMES if name != "digits"])
 def test_missing_files_name_folder_and_cure(name: str, tmp_path: Path) -> None:
-    # Rule: one line that names the folder looked at, --data-root and --download; the same for a folder that is not there.
+    # Rule: one line that names the folder looked at, --data-root and --download; the same for a folder that is not
+    # there.
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UsageError) as caught:
             load_data(DataSpec(name, root=str(root)))
@@ -84,7 +85,7 @@ def test_images_without_their_labels_are_refused(tmp_path: Path, write_idx: Call
     # Rule: as many labels as images.
     write_idx(".", packed=False)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes((tmp_path / "train-labels-idx1-ubyte").read_bytes())
-    with pytest.raises(UsageError, match="20 images and .* 50 labels"):
+    with pytest.raises(UsageError, match=r"20 images and .* 50 labels"):
         load_data(DataSpec("mnist", root=str(tmp_path)))
 
 
@@ -94,7 +95,7 @@ def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "download", fail)
-    with pytest.raises(UsageError, match="download of fashion-mnist failed .no route to host.; check the connection"):
+    with pytest.raises(UsageError, match=r"download of fashion-mnist failed .no route to host.; check the connection"):
         load_data(DataSpec("fashion-mnist", root=str(tmp_path), download=True))
 
 

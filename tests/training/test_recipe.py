@@ -113,4 +113,14 @@ def test_steps_are_those_of_full_batches_and_a_last_one(images: int, batch_size:
 def test_default_leaves_nothing_open(quarters: ImageData) -> None:
     # Rule: a default recipe says how it crops and mirrors; epochs and seed are the caller's.
     recipe = default_recipe(quarters, epochs=3, seed=5)
-    assert (recipe.epochs, recipe.seed, recipe.crop_padding, recipe.flip) == (3, 5, 1, False)
+    assert (recipe.epochs, recipe.seed, recipe.crop_padding, recipe.flip) == (3, 5, 0, False)
+
+
+@pytest.mark.parametrize(("size", "padding"), [(8, 0), (15, 0), (16, 2), (28, 3), (32, 4), (224, 28)])
+def test_crop_padding_left_open_is_an_eighth(size: int, padding: int, quarters: ImageData) -> None:
+    # Rule: an eighth of the image, nothing below 16 pixels; what was given stands.
+    data = dataclasses.replace(quarters, image_size=size, flip=True)
+    resolved = Recipe().resolve(data)
+    assert (resolved.crop_padding, resolved.flip) == (padding, True)
+    given = Recipe(crop_padding=1, flip=False)
+    assert given.resolve(data) == given

@@ -49,7 +49,7 @@ def test_another_seed_cuts_otherwise() -> None:
 
 def test_a_class_too_small_to_cut_is_named() -> None:
     # Rule: three parts need three images of each class.
-    with pytest.raises(UsageError, match="class 'class 1' has 2 images; .* at least 3"):
+    with pytest.raises(UsageError, match=r"class 'class 1' has 2 images; .* at least 3"):
         cut(_labels([9, 2], 0), (0.2, 0.2), 0, _names([9, 2]))
 
 

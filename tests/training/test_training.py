@@ -1,4 +1,6 @@
-"""The loop: learns, repeats itself bit for bit, goes on after an interruption, stops when told, and says when it diverges."""
+"""The loop: learns, repeats itself bit for bit, goes on after an interruption, stops when told, and says when it
+diverges.
+"""
 
 import dataclasses
 import math
@@ -70,7 +72,9 @@ def test_same_seed_same_numbers(quarters: ImageData, make_architecture: Make) ->
     assert not _same(one, other)
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.0}, {"momentum": 0.0}, {"precision": "bfloat16"}, {"dropout": 0.3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema_decay": 0.0}, {"momentum": 0.0}, {"precision": "bfloat16"}, {"dropout": 0.3}]
+)
 def test_interrupted_training_goes_on_to_the_same_result(
     changes: dict[str, Any], quarters: ImageData, make_architecture: Make, tmp_path: Path
 ) -> None:
@@ -81,14 +85,14 @@ def test_interrupted_training_goes_on_to_the_same_result(
     path = tmp_path / "deep" / "candidate.safetensors"
     for epochs in (1, 3):
 
-        class Interrupted(Exception):
+        class InterruptedTestError(Exception):
             pass
 
         def interrupt(epoch: Epoch, last: int = epochs) -> None:
             if epoch.epoch == last:
-                raise Interrupted
+                raise InterruptedTestError
 
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedTestError):
             train(architecture, quarters, recipe, device="cpu", checkpoint=path, on_epoch=interrupt)
     seen: list[Epoch] = []
     result = train(architecture, quarters, recipe, device="cpu", checkpoint=path, on_epoch=seen.append)
@@ -104,8 +108,8 @@ def test_interrupted_training_goes_on_to_the_same_result(
 def test_on_epoch_stops(quarters: ImageData, make_architecture: Make, tmp_path: Path) -> None:
     # Rule: False ends the training there; None and True do not. Asked again with its checkpoint it ends there again.
     path, architecture = tmp_path / "c", make_architecture(quarters)
+    answers = {1: None, 2: True, 3: False}
     for _ in range(2):
-        answers = {1: None, 2: True, 3: False}
         result = train(
             architecture, quarters, RECIPE, device="cpu", checkpoint=path, on_epoch=lambda e: answers[e.epoch]
         )
@@ -118,7 +122,8 @@ def test_on_epoch_stops(quarters: ImageData, make_architecture: Make, tmp_path: 
 def test_checkpoint_of_another_training_is_refused(
     quarters: ImageData, make_architecture: Make, write_npz: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # Rule: architecture, recipe, data and initial weights must be the same; the message says which differs, the file stays.
+    # Rule: architecture, recipe, data and initial weights must be the same; the message says which differs, the file
+    # stays.
     path, architecture = tmp_path / "c", make_architecture(quarters)
     recipe = dataclasses.replace(RECIPE, epochs=1)
     result = train(architecture, quarters, recipe, device="cpu", checkpoint=path)
@@ -138,6 +143,15 @@ def test_checkpoint_of_another_training_is_refused(
         path.write_bytes(broken)
         with pytest.raises(UsageError, match="cannot be read"):
             train(architecture, quarters, recipe, device="cpu", checkpoint=path)
+
+
+def test_checkpoint_that_cannot_be_written_is_named(
+    quarters: ImageData, make_architecture: Make, tmp_path: Path
+) -> None:
+    # Rule: one line with the path, not a traceback of the operating system.
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UsageError, match="cannot be written"):
+        train(make_architecture(quarters), quarters, RECIPE, device="cpu", checkpoint=tmp_path / "file" / "c")
 
 
 @pytest.mark.parametrize("lr", [1e30, 1e12])
@@ -179,7 +193,8 @@ def test_every_image_once_an_epoch_in_batches_of_two_or_more(images: int, batch_
 
 
 def test_step_is_sgd_as_written_by_hand(quarters: ImageData, make_architecture: Make) -> None:
-    # Rule: Nesterov momentum and decay on weights only, after the schedule's rate; the average follows parameters and buffers.
+    # Rule: Nesterov momentum and decay on weights only, after the schedule's rate; the average follows parameters and
+    # buffers.
     recipe = dataclasses.replace(RECIPE, weight_decay=0.01, crop_padding=0, epochs=1).resolve(quarters, "float32")
     architecture = make_architecture(quarters)
     stepper = Stepper(architecture, quarters, recipe, CPU)
@@ -213,8 +228,7 @@ def test_step_is_sgd_as_written_by_hand(quarters: ImageData, make_architecture: 
         torch.testing.assert_close(value, average[name], rtol=1e-3, atol=1e-4, msg=name)
     for name, value in stepper.network.state_dict().items():
         torch.testing.assert_close(value, network.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
-    kept = {name for name in stepper.momentum_buffers()}
-    assert kept == {name for name, _ in network.named_parameters()}
+    assert set(stepper.momentum_buffers()) == {name for name, _ in network.named_parameters()}
 
 
 def test_initial_state_is_where_it_begins(quarters: ImageData, make_architecture: Make) -> None:
@@ -279,7 +293,7 @@ def test_time_of_a_step_tells_the_time_of_an_epoch(make_architecture: Make) -> N
     architecture = make_architecture(data)
     seconds = time_step(architecture, data, recipe, device="cpu", runs=5)
     taken = train(architecture, data, recipe, device="cpu").seconds
-    assert seconds * 17 / 8 < taken < seconds * 17 * 8
+    assert seconds * 34 / 8 < taken < seconds * 34 * 8
 
 
 @pytest.mark.gpu

@@ -1,1 +1,3 @@
-"""Images for training: what to load (spec), where it comes from (named, arrays, folders), how it is cut (splits), what comes out (images)."""
+"""Images for training: what to load (spec), where it comes from (named, arrays, folders), how it is cut (splits), what
+comes out (images).
+"""

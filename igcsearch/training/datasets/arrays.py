@@ -1,4 +1,6 @@
-"""Data from one .npz file of arrays: x_train, y_train, x_test, y_test, and class_names if given. Nothing in it is unpickled."""
+"""Data from one .npz file of arrays: x_train, y_train, x_test, y_test, and class_names if given. Nothing in it is
+unpickled.
+"""
 
 import zipfile
 from pathlib import Path
@@ -14,7 +16,8 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_npz(spec: DataSpec) -> Source:
-    """The source of a spec whose name is a .npz file: images uint8 (N, H, W, C) or (N, H, W), labels whole numbers (N,) or (N, 1).
+    """The source of a spec whose name is a .npz file: images uint8 (N, H, W, C) or (N, H, W), labels whole numbers
+    (N,) or (N, 1).
 
     Raises:
         UsageError: no readable .npz, a missing array, or one of another dtype or shape.
@@ -28,7 +31,8 @@ def read_npz(spec: DataSpec) -> Source:
     highest = int(max(train.labels.max(), test.labels.max()))
     if highest >= len(train.labels):
         raise UsageError(
-            f"{path}: labels go up to {highest} with {len(train.labels)} training images; labels are 0 .. classes - 1, each with training images"
+            f"{path}: labels go up to {highest} with {len(train.labels)} training images; labels are 0, 1, ... classes - 1, "
+            "each with training images"
         )
     return Source(
         path.stem,

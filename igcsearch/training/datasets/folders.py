@@ -1,7 +1,7 @@
 """Data from folders of image files, as torchvision's ImageFolder reads them: one folder a class.
 
-FOLDER/train, FOLDER/test and, if there is one, FOLDER/val; or the class folders in FOLDER itself, which `load_data` cuts.
-With train and val alone, val is the test part, as ImageNet is used.
+FOLDER/train, FOLDER/test and, if there is one, FOLDER/val; or the class folders in FOLDER itself, which `load_data`
+cuts. With train and val alone, val is the test part, as ImageNet is used.
 """
 
 from collections import Counter
@@ -22,8 +22,8 @@ _LARGEST_DEFAULT = 224
 def read_folder(spec: DataSpec) -> Source:
     """The source of a spec whose name is a folder.
 
-    Without an image size, square images of one size keep it; otherwise it is the median shorter side, cut down to a multiple of
-    32 and to at most 224. Grey images give one channel, anything else three.
+    Without an image size, square images of one size keep it; otherwise it is the median shorter side, cut down to a
+    multiple of 32 and to at most 224. Grey images give one channel, anything else three.
 
     Raises:
         UsageError: no class folders, a class folder without images, parts with other classes.

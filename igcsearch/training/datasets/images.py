@@ -1,4 +1,5 @@
-"""What data sets are to the training loop: splits of uint8 images, in memory or still in their files, with all that a network needs to know.
+"""What data sets are to the training loop: splits of uint8 images, in memory or still in their files, with all that a
+network needs to know.
 
 Shapes: N images, C channels, H = W pixels.
 """
@@ -123,7 +124,9 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of what training sees (training and validation images, labels, ids): checkpoints are held against it."""
+        """Short hash of what training sees (training and validation images, labels, ids): checkpoints are held against
+        it.
+        """
         digest = hashlib.blake2b(digest_size=8)
         for split in (self.train, self.validation):
             images = split.images

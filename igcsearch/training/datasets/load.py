@@ -1,4 +1,6 @@
-"""`load_data`: from a specification to split images. Reads the source, cuts it, resizes or decodes, takes the statistics."""
+"""`load_data`: from a specification to split images. Reads the source, cuts it, resizes or decodes, takes the
+statistics.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -184,7 +186,7 @@ def _statistics(images: Tensor | ImageFiles) -> tuple[tuple[float, ...], tuple[f
 
 
 def _record(splits: dict[str, Split], source: Source, spec: DataSpec, rule: str) -> dict[str, Any]:
-    return {
+    record: dict[str, Any] = {
         "sizes": {name: len(split) for name, split in splits.items()},
         "seed": spec.split_seed,
         "rule": rule,
@@ -192,3 +194,6 @@ def _record(splits: dict[str, Split], source: Source, spec: DataSpec, rule: str)
         "train_images": spec.train_images,
         "image_size": spec.image_size,
     }
+    if isinstance(splits["train"].images, ImageFiles):
+        record["statistics_images"] = min(len(splits["train"]), STATISTICS_IMAGES)
+    return record

@@ -1,13 +1,14 @@
 """The data sets known by name: digits from scikit-learn, the others from files in torchvision's layout.
 
-Files that are there are read without the network; `download` has torchvision fetch what is missing. The MNIST family's idx files are
-read here, since torchvision wants them unpacked and in its own folder; the pickled CIFAR archives are opened by torchvision alone,
-which holds them against their MD5 first.
+Files that are there are read without the network; `download` has torchvision fetch what is missing. The MNIST family's
+idx files are read here, since torchvision wants them unpacked and in its own folder; the pickled CIFAR archives are
+opened by torchvision alone, which holds them against their MD5 first.
 """
 
 import gzip
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,11 @@ def _mnist_family(name: str, class_name: str, root: Path, download: bool) -> tup
     for images_file, labels_file in (found["train"], found["test"]):
         images, labels = _read_idx(images_file, 3), _read_idx(labels_file, 1)
         if len(images) != len(labels) or not len(labels) or int(labels.max()) > 9:
-            raise UsageError(f"{images_file} has {len(images)} images and {labels_file} {len(labels)} labels up to "
-                             f"{int(labels.max()) if len(labels) else None}; they must match, 0..9; remove them and use --download")  # fmt: skip
+            highest = int(labels.max()) if len(labels) else None
+            raise UsageError(
+                f"{images_file} has {len(images)} images and {labels_file} {len(labels)} labels up to {highest}; "
+                "they must match, with labels 0 to 9; remove them and use --download"
+            )
         parts.append(Part(torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64))))
     class_names = _DIGITS if class_name == "MNIST" else tuple(dataset.classes)
     return parts[0], parts[1], class_names
@@ -108,7 +112,9 @@ def _find_idx(places: tuple[Path, ...]) -> dict[str, tuple[Path, Path]] | None:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An idx file of bytes, packed or not: 0, 0, type 8, number of dimensions, each as a big-endian uint32, then the values."""
+    """An idx file of bytes, packed or not: 0, 0, type 8, number of dimensions, each as a big-endian uint32, then the
+    values.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read()
@@ -132,9 +138,7 @@ def _cifar(name: str, class_name: str, root: Path, download: bool) -> tuple[Part
         root = root.parent  # the folder of the batches itself was given
     parts = []
     for train in (True, False):
-        loaded = _open(
-            name, root / dataset.base_folder, download, lambda d, t=train: dataset(root, train=t, download=d)
-        )
+        loaded = _open(name, root / dataset.base_folder, download, partial(dataset, root, train=train))
         images = torch.from_numpy(np.ascontiguousarray(loaded.data.transpose(0, 3, 1, 2)))
         parts.append(Part(images, torch.tensor(loaded.targets, dtype=torch.int64)))
     return parts[0], parts[1], tuple(loaded.classes)
@@ -146,23 +150,23 @@ def _svhn(name: str, class_name: str, root: Path, download: bool) -> tuple[Part,
     dataset = getattr(torchvision.datasets, class_name)
     parts = []
     for split in ("train", "test"):
-        loaded = _open(name, root, download, lambda d, s=split: dataset(root, split=s, download=d))
+        loaded = _open(name, root, download, partial(dataset, root, split=split))
         parts.append(Part(torch.from_numpy(np.ascontiguousarray(loaded.data)), torch.from_numpy(loaded.labels)))
     return parts[0], parts[1], _DIGITS
 
 
-def _open(name: str, folder: Path, download: bool, make: Callable[[bool], Any]) -> Any:
+def _open(name: str, folder: Path, download: bool, make: Callable[..., Any]) -> Any:
     """torchvision's data set; downloaded only where it is not complete."""
     with warnings.catch_warnings():
         # numpy 2.4 deprecates the form in which the CIFAR archives were pickled
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
         try:
-            return make(False)
+            return make(download=False)
         except RuntimeError:
             if not download:
                 raise _missing(name, folder, "its complete files with the published MD5") from None
-        _fetch(name, lambda: make(True))
-        return make(False)
+        _fetch(name, lambda: make(download=True))
+        return make(download=False)
 
 
 def _fetch(name: str, action: Callable[[], object]) -> None:

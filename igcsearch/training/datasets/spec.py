@@ -1,4 +1,6 @@
-"""What to load, as pure data (no torch): a data set's name, folder or file, and how it is cut down. Kept in studies and metrics."""
+"""What to load, as pure data (no torch): a data set's name, folder or file, and how it is cut down. Kept in studies and
+metrics.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -16,9 +18,10 @@ class DataSpec:
     """One data set and the part of it that is used.
 
     Attributes:
-        name: one of DATA_NAMES, a folder of images (train/ [val/] [test/] with a folder for each class, or the class folders
-            alone), or a file FILE.npz with x_train, y_train, x_test, y_test.
-        root: folder in which the named sets' files lie (or are downloaded to); None: the user's cache folder. digits needs none.
+        name: one of DATA_NAMES, a folder of images (train/ [val/] [test/] with a folder for each class, or the class
+            folders alone), or a file FILE.npz with x_train, y_train, x_test, y_test.
+        root: folder in which the named sets' files lie (or are downloaded to); None: the user's cache folder. digits
+            needs none.
         download: fetch a named set that is not there.
         train_images: train on a stratified subset of so many images; None: all.
         image_size: resize all images to this side, in pixels; None: as they are.
@@ -69,7 +72,8 @@ class DataSpec:
         if any(mark in self.name for mark in "/\\~.") and not near(self.name, DATA_NAMES):
             raise UsageError(f"data folder {self.name} not found; give an existing folder of images")
         raise UsageError(
-            f"unknown data {self.name!r}{near(self.name, DATA_NAMES)}; known: {', '.join(DATA_NAMES)}, an existing FOLDER, a FILE.npz"
+            f"unknown data {self.name!r}{near(self.name, DATA_NAMES)}; known: {', '.join(DATA_NAMES)}, "
+            "an existing FOLDER, a FILE.npz"
         )
 
     def to_dict(self) -> dict[str, Any]:

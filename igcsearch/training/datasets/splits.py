@@ -10,7 +10,8 @@ _CUT, _SUBSET = 1, 2  # purposes in the keys
 
 
 def cut(labels: Tensor, shares: tuple[float, ...], seed: int, class_names: tuple[str, ...]) -> list[Tensor]:
-    """Rows of the first part and of one more part for each share; every class gives its share (at least one image) to each.
+    """Rows of the first part and of one more part for each share; every class gives its share (at least one image) to
+    each.
 
     Args:
         labels: int64 (N,).
@@ -27,9 +28,9 @@ def cut(labels: Tensor, shares: tuple[float, ...], seed: int, class_names: tuple
     parts: list[list[Tensor]] = [[] for _ in range(len(shares) + 1)]
     for label, name in enumerate(class_names):
         rows = torch.nonzero(labels == label).flatten()
-        if len(rows) <= len(shares):
+        if len(rows) < len(parts):
             raise UsageError(
-                f"class {name!r} has {len(rows)} images; a cut into {len(shares) + 1} parts needs at least {len(shares) + 1} of each class"
+                f"class {name!r} has {len(rows)} images; a cut into {len(parts)} parts needs at least {len(parts)} of each class"
             )
         rows = rows[keyed_order(rows, seed, _CUT)]
         sizes = [max(1, round(share * len(rows))) for share in shares]
@@ -43,15 +44,16 @@ def cut(labels: Tensor, shares: tuple[float, ...], seed: int, class_names: tuple
 def subset(labels: Tensor, ids: Tensor, size: int, seed: int, num_classes: int) -> Tensor:
     """Sorted positions of `size` images that hold every class in its share; a smaller subset lies within a larger one.
 
-    The images of a class, in random order, stand at (rank + 1/2) / (images of the class) on one line, each class's first one
-    at the front; the subset is the beginning of that line.
+    The images of a class, in random order, stand at (rank + 1/2) / (images of the class) on one line, each class's
+    first one at the front; the subset is the beginning of that line.
 
     Raises:
         UsageError: more images than there are, or fewer than classes.
     """
     if not num_classes <= size <= len(labels):
         raise UsageError(
-            f"train images is {size}; it must lie between the number of classes, {num_classes}, and the images of the training split, {len(labels)}"
+            f"train images is {size}; it must lie between the number of classes, {num_classes}, "
+            f"and the images of the training split, {len(labels)}"
         )
     place = torch.empty(len(labels), dtype=torch.float64)
     for label in range(num_classes):

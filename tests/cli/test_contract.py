@@ -1,0 +1,180 @@
+"""What other tools rely on: files, JSON documents with their keys, and nothing else on stdout. A real study, a real network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from igcsearch.spec import Architecture
+
+Run = Callable[..., Any]
+
+
+def document(result: Any) -> Any:
+    """The one JSON document on stdout."""
+    assert result.status == 0, result.err
+    return json.loads(result.out)
+
+
+def test_search_prints_a_line_a_candidate_and_leaves_study_and_page(searched: tuple[Path, Any]) -> None:
+    folder, result = searched
+    assert (folder / "study.db").is_file()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    err = result.err
+    # In a pipe: the device and the estimate come before the first candidate, then a line each.
+    assert err.index("device cpu") < err.index("estimate: ") < err.index("[1/3] candidate")
+    assert re.findall(r"^\[(\d)/3\] candidate", err, re.MULTILINE) == ["1", "2", "3"]
+    assert "accepted" in err
+    assert "\x1b" not in err + result.out
+    assert "complete candidates" in result.out
+    assert str(folder / "report.html") in err
+
+
+def test_status(searched: tuple[Path, Any], igcsearch: Run) -> None:
+    found = document(igcsearch("status", searched[0], "--json"))
+    assert {"complete", "stopped", "settled", "failed", "running", "best"} <= set(found)
+    assert found["complete"] + found["stopped"] == 3
+    assert found["running"] == 0
+    plain = igcsearch("status", searched[0])
+    assert plain.status == 0
+    assert "trained    3 of 3" in plain.out
+    # The database's own path names the study too.
+    assert document(igcsearch("status", searched[0] / "study.db", "--json"))["best"] == found["best"]
+
+
+def test_pareto(searched: tuple[Path, Any], igcsearch: Run) -> None:
+    front = document(igcsearch("pareto", searched[0], "--json"))
+    assert front
+    for row in front:
+        assert {"id", "params", "macs", "latency_ms", "accuracy", "epochs", "architecture"} <= set(row)
+        architecture = Architecture.from_dict(row["architecture"])
+        assert (architecture.params, architecture.macs) == (row["params"], row["macs"])
+        assert row["params"] <= 4_000
+        assert 0 <= row["accuracy"] <= 1
+    listed = igcsearch("pareto", searched[0], "--csv")
+    rows = list(csv.DictReader(io.StringIO(listed.out)))
+    assert [int(row["id"]) for row in rows] == [row["id"] for row in front]
+    assert Architecture.from_json(rows[0]["architecture"]).to_dict() == front[0]["architecture"]
+    both = igcsearch("pareto", searched[0], "--csv", "--json")
+    assert (both.status, both.out) == (2, "")
+
+
+def test_report(searched: tuple[Path, Any], igcsearch: Run, tmp_path: Path) -> None:
+    result = igcsearch("report", searched[0], "--out", tmp_path / "page.html")
+    assert result.status == 0, result.err
+    assert (tmp_path / "page.html").stat().st_size < 500_000
+    assert igcsearch("report", searched[0], "--out", tmp_path / "no" / "page.html").status == 2
+
+
+def test_profile(entry: Path, igcsearch: Run) -> None:
+    found = document(igcsearch("profile", entry, "--json"))
+    assert {"params", "macs", "macs_fvcore", "fvcore_total", "latency_ms", "latency", "blocks"} <= set(found)
+    assert {"median_ms", "p90_ms", "device", "threads", "batch", "dtype"} <= set(found["latency"])
+    architecture = Architecture.from_json((entry / "architecture.json").read_text())
+    assert (found["params"], found["macs"]) == architecture.cost
+    assert found["macs_fvcore"] == architecture.macs
+    assert found["latency_ms"] > 0
+    assert sum(block["params"] for block in found["blocks"]) < found["params"]
+    of_file = document(igcsearch("profile", entry / "architecture.json", "--batch", 4, "--json"))
+    assert of_file["latency"]["batch"] == 4
+    assert "fvcore" in igcsearch("profile", entry).out
+
+
+def test_check(entry: Path, igcsearch: Run) -> None:
+    found = document(igcsearch("check", entry, "--json"))
+    architecture = Architecture.from_json((entry / "architecture.json").read_text())
+    assert [block["block"] for block in found["blocks"]] == [name for name, _ in architecture.blocks()]
+    for block in found["blocks"]:
+        assert {"complementary", "one_path", "paths", "balance"} <= set(block)
+        assert block["complementary"] in ("strict", "nearly", "loose", "none")
+        assert set(block["paths"]) == {"min", "max", "mean"}
+        assert block["one_path"] == (block["paths"]["min"] == block["paths"]["max"] == 1)
+    assert found == document(igcsearch("check", entry / "architecture.json", "--json")) | {"name": found["name"]}
+    assert igcsearch("check", entry).status == 0
+
+
+def test_train_wrote_an_entry_that_evaluate_agrees_with(entry: Path, igcsearch: Run) -> None:
+    assert {path.name for path in entry.iterdir()} == {
+        *("architecture.json", "metrics.json", "weights.safetensors", "README.md")
+    }
+    metrics = json.loads((entry / "metrics.json").read_text())
+    found = document(igcsearch("evaluate", entry, "--data", "digits", "--device", "cpu", "--json"))
+    assert {"accuracy", "n"} <= set(found)
+    assert found["accuracy"] == metrics["accuracy"]
+    assert metrics["epochs"] == 2
+    assert not list(entry.parent.glob("*.partial"))
+
+
+def test_list_shows_the_zoo(entry: Path, igcsearch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IGCSEARCH_ZOO", str(entry.parent))
+    found = {row["name"]: row for row in document(igcsearch("list", "--json"))}
+    assert {"name", "params", "macs", "data", "accuracy", "zoo"} <= set(found["little"])
+    assert found["little"]["zoo"] == "user"
+    assert document(igcsearch("list", "litt*", "--json")) == [found["little"]]
+    assert document(igcsearch("list", "nothing*", "--json")) == []
+    assert "little" in igcsearch("list").out
+    assert document(igcsearch("profile", "little", "--json"))["name"] == "little"
+
+
+def test_train_starts_from_weights_for_other_classes(entry: Path, igcsearch: Run, tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    images = stream.integers(0, 255, (64, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "two.npz", x_train=images, y_train=np.arange(64) % 2, x_test=images, y_test=np.arange(64) % 2)
+    command = ["train", entry, "--pretrained", "--data", tmp_path / "two.npz", "--epochs", 1, "--device", "cpu"]
+    first = igcsearch(*command, "--out", tmp_path / "a", "--json")
+    found = document(first)
+    assert {"name", "accuracy", "n", "params", "macs", "path"} <= set(found)
+    assert found["n"] == 64
+    assert "2 classes" in first.err
+    adapted = Architecture.from_json((tmp_path / "a" / "architecture.json").read_text())
+    assert (adapted.num_classes, found["params"]) == (2, adapted.params)
+    scratch = document(igcsearch(*[c for c in command if c != "--pretrained"], "--out", tmp_path / "b", "--json"))
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] != weights[1]
+    assert scratch["params"] == found["params"]
+
+
+@pytest.mark.slow
+def test_publish(searched: tuple[Path, Any], process: Run, igcsearch: Run, tmp_path: Path) -> None:
+    command = ["publish", searched[0], "--top", 1, "--seeds", 2, "--epochs", 1, "--to", tmp_path / "zoo"]
+    found = document(process(*command, "--agreement", 3, "--json"))
+    assert len(found) == 1
+    assert {"name", "path", "params", "macs", "accuracy", "seeds"} <= set(found[0])
+    assert len(found[0]["seeds"]) == 2
+    assert document(igcsearch("profile", found[0]["path"], "--json"))["params"] == found[0]["params"]
+    page = (searched[0] / "report.html").read_text(encoding="utf-8")
+    assert "Finalists, retrained" in page
+    assert "Kendall" in page
+
+
+def test_interrupt_ends_with_the_table_and_can_go_on(tmp_path: Path, process: Run) -> None:
+    options = ["digits", "--epochs", "1", "--max-params", "3k", "--device", "cpu", "--out", str(tmp_path / "study")]
+    command = [sys.executable, "-c", "from igcsearch.cli import main; main()", "search", *options, "--trials", "500"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:  # the first candidate is done
+            if line.startswith("[1/500]"):
+                break
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in err + out
+    assert "complete candidates" in out
+    assert "--resume" in out
+    assert (tmp_path / "study" / "report.html").is_file()
+    trained = document(process("status", tmp_path / "study", "--json"))["complete"]
+    assert trained >= 1
+    again = process("search", *options, "--trials", trained, "--resume")
+    assert again.status == 0, again.err
