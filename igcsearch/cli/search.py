@@ -238,12 +238,11 @@ def run(config: SearchConfig, out: Path, resume: bool) -> int:
     ended = "interrupted" if shown.tally.ended is None else shown.tally.ended.reason
     print_best(study)
     write_page(study, out / "report.html")
+    again = f"to go on: the same command with --out {out} --resume"
     print(
-        f"to go on: the same command with --out {out} --resume"
-        if interrupted
-        else f"next: igcsearch publish {out} --top 1 --seeds 3"
+        again if ended in ("interrupted", "timeout", "failures") else f"next: igcsearch publish {out} --top 1 --seeds 3"
     )
-    return interrupted
+    return {"interrupted": 130, "failures": 1}.get(ended, 0)
 
 
 def print_best(study: Study, most: int = 10) -> None:

@@ -248,7 +248,8 @@ def _ending(plan: _Plan, block: Block) -> tuple[list[str], float, float]:
 def _trace_svg(plan: _Plan, channel: int) -> str:
     """The bold lines: all paths from one input channel."""
     steps = trace(plan.layers, channel)
-    few, many = [], []
+    few: list[str] = []
+    many: list[str] = []
     for number, pairs in enumerate(steps):
         (many if len(pairs) > _MANY else few).extend(_line(plan, number, i, o) for i, o in pairs)
     ends = [(0, channel)] + [(number + 1, o) for number, pairs in enumerate(steps) for o in {o for _, o in pairs}]

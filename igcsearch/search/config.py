@@ -14,7 +14,7 @@ from typing import Any
 
 from igcsearch.errors import UsageError, near
 from igcsearch.spec import Budget
-from igcsearch.training import DataSpec, Recipe
+from igcsearch.training import DATA_NAMES, DataSpec, Recipe
 
 SAMPLERS = ("tpe", "nsga2", "random", "evolution")
 STOPPING = ("auto", "none", "halving", "hyperband")
@@ -115,6 +115,8 @@ class SearchConfig:
         """JSON data. Paths of data are absolute, so that a study says where its images are from any folder."""
         recipe = None if self.recipe is None else self.recipe.to_dict()
         data = self.data.to_dict() | {"name": _data_name(self.data.name)}
+        if self.data.root is not None:
+            data["root"] = str(Path(self.data.root).expanduser().resolve())
         plain = {
             name: value for name, value in asdict(replace(self, recipe=None)).items() if name not in ("data", "budget")
         }
@@ -169,7 +171,7 @@ def _one_of(what: str, value: str, options: tuple[str, ...]) -> None:
 
 def _data_name(name: str) -> str:
     """A known data set's name, or a path made absolute."""
-    return str(Path(name).expanduser().resolve()) if os.sep in name or Path(name).expanduser().exists() else name
+    return name if name in DATA_NAMES else str(Path(name).expanduser().resolve())
 
 
 def _data_key(config: SearchConfig) -> dict[str, Any]:

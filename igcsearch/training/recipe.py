@@ -29,8 +29,8 @@ class Recipe:
         weight_decay: not on norm parameters and biases.
         warmup_epochs: epochs (a fraction will do) in which the learning rate rises from 0 to `lr`.
         label_smoothing: 0 to below 1.
-        crop_padding: largest random shift in pixels; None: an eighth of the image size, 0 below 16 pixels (there a
-            pixel is a stroke: measured on digits, 15 epochs, 98.7 % without against 98.1 % with one).
+        crop_padding: largest random shift in pixels; None: a sixteenth of the image size, rounded down (measured: on
+            digits, 8x8, one pixel costs 0.5 to 1 point in 15 epochs; on Fashion-MNIST two cost 3 points in 2 epochs).
         flip: mirror half of the images; None: what the data set says.
         ema_decay: of the moving average of parameters and buffers that is evaluated and kept, with min(decay, (1 + t)
             / (10 + t)) at step t; 0: none.
@@ -106,7 +106,7 @@ class Recipe:
         """
         return replace(
             self,
-            crop_padding=_padding(data.image_size) if self.crop_padding is None else self.crop_padding,
+            crop_padding=data.image_size // 16 if self.crop_padding is None else self.crop_padding,
             flip=data.flip if self.flip is None else self.flip,
             precision=precision or self.precision,
         )
@@ -143,10 +143,6 @@ def default_recipe(data: "ImageData", epochs: int | None = None, seed: int = 0) 
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Batches in one epoch."""
     return max(1, -(-images // batch_size))
-
-
-def _padding(image_size: int) -> int:
-    return image_size // 8 if image_size >= 16 else 0
 
 
 def _check_int(name: str, value: object, least: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from igcsearch.training import DataSpec, Recipe
 
 CONFIG = SearchConfig(
     space="cifar",
-    data=DataSpec("fashion-mnist", root="somewhere", train_images=10_000),
+    data=DataSpec("fashion-mnist", root="/somewhere", train_images=10_000),
     budget=Budget(params=100_000, macs=2_000_000),
     recipe=Recipe(epochs=2, lr=0.1),
     objectives=("accuracy", "macs"),
@@ -91,3 +92,19 @@ def test_workers_share_the_cores():
     assert replace(CONFIG, workers=1).threads == available_cores()
     assert replace(CONFIG, workers=10_000).threads == 1
     assert replace(CONFIG, threads_per_worker=3).threads == 3
+
+
+def test_paths_of_data_are_absolute_and_names_of_data_sets_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a study is published from any folder
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    named = SearchConfig("digits", DataSpec("digits")).to_dict()["data"]
+    rooted = SearchConfig("cifar", DataSpec("mnist", root="here")).to_dict()["data"]
+    folder = SearchConfig("cifar", DataSpec("photos/")).to_dict()["data"]
+    assert (named["name"], rooted["root"], folder["name"]) == (
+        "digits",
+        str(tmp_path / "here"),
+        str(tmp_path / "photos"),
+    )

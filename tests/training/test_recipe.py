@@ -116,9 +116,9 @@ def test_default_leaves_nothing_open(quarters: ImageData) -> None:
     assert (recipe.epochs, recipe.seed, recipe.crop_padding, recipe.flip) == (3, 5, 0, False)
 
 
-@pytest.mark.parametrize(("size", "padding"), [(8, 0), (15, 0), (16, 2), (28, 3), (32, 4), (224, 28)])
-def test_crop_padding_left_open_is_an_eighth(size: int, padding: int, quarters: ImageData) -> None:
-    # Rule: an eighth of the image, nothing below 16 pixels; what was given stands.
+@pytest.mark.parametrize(("size", "padding"), [(8, 0), (16, 1), (28, 1), (32, 2), (224, 14)])
+def test_crop_padding_left_open_is_a_sixteenth(size: int, padding: int, quarters: ImageData) -> None:
+    # Rule: a sixteenth of the image, rounded down; what was given stands.
     data = dataclasses.replace(quarters, image_size=size, flip=True)
     resolved = Recipe().resolve(data)
     assert (resolved.crop_padding, resolved.flip) == (padding, True)
