@@ -64,7 +64,8 @@ def plot(curves: dict[str, list[list[float]]]) -> str:
         return f"{x:.1f},{top + (high - max(value, low)) / (high - low) * (height - top - 56):.1f}"
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
+        ' font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for step in range(5):
@@ -72,7 +73,7 @@ def plot(curves: dict[str, list[list[float]]]) -> str:
         x, y = at(0, value).split(",")
         parts.append(f'<line x1="{x}" x2="{width - 120}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{left - 8}" y="{float(y) + 4:.1f}" text-anchor="end" fill="#555">{value:.1%}</text>')
-    labels: list[tuple[float, str]] = []
+    ends: list[tuple[float, str]] = []
     for name, group in curves.items():
         columns = list(zip(*[curve[:count] for curve in group], strict=True))
         band = [at(i, max(column)) for i, column in enumerate(columns)]
@@ -80,10 +81,10 @@ def plot(curves: dict[str, list[list[float]]]) -> str:
         line = [at(i, statistics.mean(column)) for i, column in enumerate(columns)]
         parts.append(f'<polygon points="{" ".join(band)}" fill="{COLOURS[name]}" opacity="0.10"/>')
         parts.append(f'<polyline points="{" ".join(line)}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
-        labels.append((float(line[-1].split(",")[1]), name))
+        ends.append((float(line[-1].split(",")[1]), name))
     previous = -99.0
-    for y, name in sorted(labels):
-        previous = max(y, previous + 15)
+    for end, name in sorted(ends):
+        previous = max(end, previous + 15)
         parts.append(f'<text x="{width - 112}" y="{previous + 4:.1f}" fill="{COLOURS[name]}">{name}</text>')
     parts.append(
         f'<text x="{left}" y="{height - 14}" fill="#555">candidates trained (1 to {count}); best validation accuracy so far</text>'

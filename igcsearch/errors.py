@@ -1,4 +1,7 @@
-"""Errors that a user can mend: one line that names the value, the rule and the cure. The command line prints them without a traceback."""
+"""Errors that a user can mend: one line that names the value, the rule and the cure.
+
+The command line prints them without a traceback.
+"""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def _importances(study: optuna.Study, complete: set[int]) -> tuple[list[tuple[st
                         value=trial.values[0], params=trial.params, distributions=trial.distributions
                     )
                 )
-            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+            evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=32, seed=0)
             found = optuna.importance.get_param_importances(copy, evaluator=evaluator)
     except (ValueError, RuntimeError, ImportError) as error:
         return [], f"Optuna could not judge these candidates ({error})."

@@ -40,10 +40,8 @@ def support(step: Step) -> NDArray[np.int64]:
     """Matrix of shape (out_channels, in_channels): paths through one step, its shuffle included."""
     if isinstance(step, Factor):
         rows, columns = step.out_channels // step.groups, step.branch_width
-        matrix: NDArray[np.int64] = np.kron(
-            np.eye(step.groups, dtype=np.int64), np.ones((rows, columns), dtype=np.int64)
-        )
-        return matrix[step.order]
+        matrix = np.kron(np.eye(step.groups), np.ones((rows, columns)))
+        return matrix.astype(np.int64)[step.order]
     if isinstance(step, Parallel):
         return _lanes(step)[step.order]
     return np.eye(step.channels, dtype=np.int64)
@@ -82,7 +80,8 @@ def is_strict(steps: Sequence[Step]) -> bool:
         return False
     cuts = range(1, len(steps))
     return all(
-        is_group_convolution(path_counts(steps[:cut])) and is_group_convolution(path_counts(steps[cut:])) for cut in cuts
+        is_group_convolution(path_counts(steps[:cut])) and is_group_convolution(path_counts(steps[cut:]))
+        for cut in cuts
     )
 
 

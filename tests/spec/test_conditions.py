@@ -133,7 +133,7 @@ def interleaved_chains(draw: st.DrawFn) -> tuple[Factor, ...]:
         factors.append(Factor(width, width, groups=width, shuffle=draw(shuffles(width))))
     for _ in range(draw(st.integers(1, 4))):
         groups = draw(st.sampled_from(divisors(width)))
-        out = draw(st.sampled_from([n for n in range(groups, 49, groups)]))
+        out = draw(st.sampled_from(range(groups, 49, groups)))
         factors.append(Factor(width, out, groups=groups))
         width = out
     last = factors[-1]
