@@ -44,7 +44,7 @@ class Recipe:
     """
 
     epochs: int = 10
-    batch_size: int = 128
+    batch_size: int = 64
     lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -127,15 +127,15 @@ class Recipe:
 
 
 def default_recipe(data: "ImageData", epochs: int | None = None, seed: int = 0) -> Recipe:
-    """A recipe that suits a small network on this data: on a set of few images, more and smaller steps.
+    """A recipe that suits a small network on this data: on few images, more and smaller steps.
 
-    Measured on digits with an IGCV2 network of 5,866 parameters (three seeds, mean of validation and test accuracy): 8
+    Measured: 5,000 images of Fashion-MNIST, 2 epochs, an IGCV2 network: 75 % in batches of 32, 72 % in batches of 64. On digits with an IGCV2 network of 5,866 parameters (three seeds, mean of validation and test accuracy): 8
     epochs 98.9 %, 15 epochs 98.8 %, 30 epochs 99.1 %; with a rate of 0.1 in batches of 64, 15 epochs give 96.7 %.
     """
-    small = len(data.train.labels) < 5000
+    images = len(data.train.labels)
     return Recipe(
-        epochs=epochs if epochs is not None else (30 if small else 10),
-        batch_size=32 if small else 128,
+        epochs=epochs if epochs is not None else (30 if images < 5_000 else 10),
+        batch_size=32 if images < 20_000 else 64,
         seed=seed,
     ).resolve(data)
 
