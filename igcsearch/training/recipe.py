@@ -129,8 +129,9 @@ class Recipe:
 def default_recipe(data: "ImageData", epochs: int | None = None, seed: int = 0) -> Recipe:
     """A recipe that suits a small network on this data: on few images, more and smaller steps.
 
-    Measured: 5,000 images of Fashion-MNIST, 2 epochs, an IGCV2 network: 75 % in batches of 32, 72 % in batches of 64. On digits with an IGCV2 network of 5,866 parameters (three seeds, mean of validation and test accuracy): 8
-    epochs 98.9 %, 15 epochs 98.8 %, 30 epochs 99.1 %; with a rate of 0.1 in batches of 64, 15 epochs give 96.7 %.
+    Measured on 5,000 images of Fashion-MNIST, 2 epochs, an IGCV2 network of 13,354 parameters: 75 % validation accuracy in
+    batches of 32, 72 % in batches of 64. On digits, test accuracy, mean of three seeds, these 30 epochs: 99.0 % with 5,866
+    parameters, 99.3 % with 9,562.
     """
     images = len(data.train.labels)
     return Recipe(
