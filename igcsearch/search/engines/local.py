@@ -166,8 +166,10 @@ class LocalEngine:
         self._add_worker()
 
     def _estimate(self, step: float, coordinator: Coordinator) -> events.Estimate:
-        recipe = coordinator.recipe
-        candidate = step * steps_per_epoch(coordinator.facts.train, recipe.batch_size) * recipe.epochs
+        """From the timed step: a candidate's epochs of training and validation, whose forward pass is a third of a step."""
+        recipe, facts = coordinator.recipe, coordinator.facts
+        steps = steps_per_epoch(facts.train, recipe.batch_size) + facts.validation / recipe.batch_size / 3
+        candidate = step * steps * recipe.epochs
         rounds = -(-coordinator.remaining // min(self._config.workers, coordinator.remaining))
         return events.Estimate(coordinator.counts, step, candidate, candidate * rounds)
 
