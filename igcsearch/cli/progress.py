@@ -76,13 +76,13 @@ class Tally:
                 cost = f"{short(event.params)} params, {short(event.macs)} MACs"
                 latency = "" if event.latency_ms is None else f", {event.latency_ms:.2f} ms"
                 star = "  best so far" if event.best else ""
-                return self._close(
+                return self._done(
                     event.id, f"complete  {percent(event.accuracy)}  {cost}{latency}, {clock(event.seconds)}{star}"
                 )
             case events.Stopped():
-                return self._close(event.id, f"stopped   {percent(event.accuracy)} after epoch {event.epoch}")
+                return self._done(event.id, f"stopped   {percent(event.accuracy)} after epoch {event.epoch}")
             case events.Failed():
-                return self._close(event.id, f"failed    {event.reason}")
+                return self._done(event.id, f"failed    {event.reason}")
             case events.Retried():
                 self.running.pop(event.id, None)
                 return f"candidate {event.id} goes on (attempt {event.attempt}): {event.reason}"
@@ -109,7 +109,12 @@ class Tally:
         )
         return f"{states}; {percent(counts.acceptance)} of proposals accepted"
 
-    def _close(self, id: int, what: str) -> str:
+    def close(self) -> None:
+        """Print the summary; nothing for a search that was refused before it began."""
+        if self.started is not None:
+            say(self.summary())
+
+    def _done(self, id: int, what: str) -> str:
         self.running.pop(id, None)
         family = self.known[id].family if id in self.known else ""
         return f"[{self.counts.trained}/{self.counts.trials}] candidate {id:<4} {family:<9} {what}"
@@ -126,7 +131,8 @@ class Tally:
             if event.resumed
             else ""
         )
-        return f"data {data.get('name')}: {images}, {size}, {data.get('num_classes')} classes\n{place}{again}"
+        data_line = f"data {data.get('name')}: {images}, {size}, {data.get('num_classes')} classes"
+        return f"study folder: {event.out}\n{data_line}\n{place}{again}"
 
 
 class View(Protocol):
@@ -158,7 +164,7 @@ class PlainView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        say(self.tally.summary())
+        self.tally.close()
 
 
 class LiveView:
@@ -185,7 +191,7 @@ class LiveView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
-        say(self.tally.summary())
+        self.tally.close()
 
     def _draw(self) -> RenderableType:
         from rich.console import Group

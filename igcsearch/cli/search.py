@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .output import print_table, say
+from .output import print_table
 from .sizes import parse_duration, parse_size, percent
 from .study import latency_text, write_page
 
@@ -232,7 +232,6 @@ def run(config: SearchConfig, out: Path, resume: bool) -> int:
     from .progress import view
 
     shown = view()
-    say(f"study folder: {out}")
     with shown:
         study = run_search(config, out, resume=resume, on_event=shown)
     ended = "interrupted" if shown.tally.ended is None else shown.tally.ended.reason

@@ -80,7 +80,7 @@ def train(
     say(
         f"device {where}; {recipe.epochs} epochs of {len(images.train.labels)} images; {architecture.params:,} parameters"
     )
-    checkpoint = folder.with_name(folder.name + ".partial") / "checkpoint.pt"
+    checkpoint = folder.with_name(folder.name + ".partial") / "checkpoint.safetensors"
     _make_folder(checkpoint.parent)
 
     def show(epoch: Any) -> None:
@@ -189,6 +189,8 @@ def _check_out(folder: Path, overwrite: bool) -> None:
         raise UsageError(f"output folder '{folder}' exists already and is not empty; {cure}")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"output folder '{folder}' is a file; choose another folder")
+    if folder.absolute().name.startswith("."):
+        raise UsageError(f"output folder '{folder}' begins with a dot, as unfinished writes do; choose another name")
 
 
 def _make_folder(folder: Path) -> None:

@@ -45,9 +45,7 @@ def create_model(
         num_classes=published.num_classes if num_classes is None else num_classes,
         in_channels=published.in_channels if in_chans is None else in_chans,
     )
-    network = build(
-        wanted, seed=int(torch.randint(2**31, ()))
-    )  # drawn, so that two calls differ and manual_seed repeats
+    network = build(wanted)  # from torch's generator: two calls differ, and torch.manual_seed repeats them
     if pretrained:
         network.load_state_dict(_adapt(read_weights(entry), network.state_dict()), strict=True)
         network.eval()

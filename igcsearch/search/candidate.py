@@ -8,7 +8,7 @@ A trial carries at most three user attributes, written in few calls because each
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -108,22 +108,8 @@ def read_candidate(trial: FrozenTrial) -> Candidate | None:
     )
 
 
-_PLAIN = (
-    *(
-        "reason",
-        "hash",
-        "key",
-        "family",
-        "params",
-        "macs",
-        "latency_ms",
-        "accuracy",
-        "epochs",
-        "train_images",
-        "image_size",
-    ),
-    *("curve", "seconds", "seed", "device", "threads"),
-)
+#: What a candidate's record holds under the candidate's own names.
+_PLAIN = tuple(f.name for f in fields(Candidate) if f.name not in ("id", "state", "data", "proposed", "params_drawn"))
 
 
 def _state(trial: FrozenTrial) -> str | None:

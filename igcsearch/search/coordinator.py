@@ -144,6 +144,7 @@ class Coordinator:
         del self._running[id]
         facts = {"params": running.facts["params"], "macs": running.facts["macs"], "latency_ms": latency_ms}
         self._settle(running.trial, too_slow(latency_ms, limit), facts)
+        self._clear(running.job)
         return False
 
     def finished(self, id: int, result: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
-"""Batches of a split, on the device: the same images in the same order whether they lie in memory or are decoded by
-processes.
+"""Batches of a split, on the device: the same images in the same order, from memory or decoded by processes.
 
-Training: the order of samples is a pure function of (seed, epoch) and an epoch is cut into batches of equal size (give
-or take one).
+Training: the order of samples is a pure function of (seed, epoch), and an epoch is cut into batches of equal size, give
+or take one image.
 """
 
 from collections.abc import Iterator, Sequence
@@ -131,9 +130,7 @@ class _Requests(Sampler[tuple[str, list[int]]]):
 
 
 class _FileBatches(Dataset[Tensor | str]):
-    """Decodes a request. An unreadable file comes back as its message: exceptions from a loader process lose their
-    form.
-    """
+    """Decodes a request. An unreadable file comes back as its message: a loader process's exceptions lose their form."""
 
     def __init__(self, files: dict[str, ImageFiles]) -> None:
         self._files = files

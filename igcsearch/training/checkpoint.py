@@ -1,9 +1,8 @@
 """A training's state in one file, written whole or not at all; nothing in it is unpickled.
 
 safetensors: model.*, average.*, momentum.* by their names in the state dict; in the metadata, as JSON, what the run is
-    (format,
-architecture, recipe, data, initial weights) and how far it is (curve). Random numbers are keyed, so there is no
-generator to keep.
+(format, architecture, recipe, data, initial weights) and how far it is (curve). Random numbers are keyed, so there is
+no generator to keep.
 """
 
 import hashlib
@@ -58,9 +57,8 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> l
     """Put the state of a file into the stepper; the curve up to then.
 
     Raises:
-        UsageError: a file that is damaged, of a newer format, or of another architecture, recipe, data or start. It is
-        never
-            overwritten in silence: it may be hours of somebody's work.
+        UsageError: a file that is damaged, of another format, or of another architecture, recipe, data or start. It is
+            never overwritten in silence: it may be hours of somebody's work.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,6 +1,4 @@
-"""Where and how exactly: the device, the number of threads, autocast, and the settings that make runs repeat
-themselves.
-"""
+"""Where and how exactly: device, number of threads, autocast, and the settings that make runs repeat themselves."""
 
 import os
 from collections.abc import Iterator
@@ -50,8 +48,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 @contextmanager
 def repeatable(device: torch.device, threads: int | None = None) -> Iterator[None]:
-    """Settings under which the same seed, device and thread count give the same numbers; all of them are put back at
-    the end.
+    """Settings under which the same seed, device and thread count give the same numbers; put back at the end.
 
     Args:
         device: on the CPU, torch's deterministic algorithms (they cost nothing there); on a GPU, those of cuDNN and

@@ -34,9 +34,7 @@ def keyed(indices: Tensor, *keys: int) -> Tensor:
 
 
 def keyed_order(ids: Tensor, *keys: int) -> Tensor:
-    """Positions of `ids` in a random order that the keys fix; which of two ids comes first does not depend on the
-    others.
-    """
+    """Positions of `ids` in an order that the keys fix; which of two ids comes first does not depend on the others."""
     return torch.argsort(keyed(ids, *keys), stable=True)
 
 

@@ -1,5 +1,6 @@
-"""One training step and all the state that it changes: network, moving average, optimizer. `loop` runs it, `checkpoint`
-keeps it.
+"""One training step and all the state that it changes: network, moving average, optimizer.
+
+`loop` runs it, `checkpoint` keeps its state.
 """
 
 import math
@@ -131,9 +132,7 @@ class Stepper:
             average.copy_(value)
 
     def _place(self, network: nn.Module) -> nn.Module:
-        """To the device; on a GPU with weights in channels_last, which its kernels like (on the CPU they lay weights
-        out anew).
-        """
+        """To the device; on a GPU with weights in channels_last, which its kernels like (the CPU's lay them out anew)."""
         if self.device.type == "cuda" and self.recipe.channels_last:
             network = network.to(memory_format=torch.channels_last)
         return network.to(self.device)

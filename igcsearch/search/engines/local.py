@@ -87,8 +87,7 @@ class LocalEngine:
         """Run candidates until the coordinator has ended; the first job is timed before it is trained."""
         first = coordinator.next_job()
         if first is not None:
-            self._workers[0].job = first
-            self._workers[0].pipe.send(("time", first))
+            self._hand(self._workers[0], first, kind="time")
             while len(self._workers) < min(self._config.workers, coordinator.remaining):
                 self._add_worker()
         while True:

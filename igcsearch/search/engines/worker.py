@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import queue
 import signal
 import sys
@@ -135,8 +134,3 @@ def _described(error: Exception) -> str:
 def architecture_of(job: Job) -> Architecture:
     """The network of a job."""
     return Architecture.from_json(job.architecture)
-
-
-def python_versions() -> dict[str, str]:
-    """Versions that any worker can tell."""
-    return {"python": platform.python_version()}

@@ -1,3 +1,5 @@
-"""Images for training: what to load (spec), where it comes from (named, arrays, folders), how it is cut (splits), what
-comes out (images).
+"""Images for training.
+
+What to load (spec), where it comes from (source; named, arrays, folders), how it is cut (splits), putting these together
+(load), what comes out (images).
 """

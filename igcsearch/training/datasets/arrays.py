@@ -1,6 +1,4 @@
-"""Data from one .npz file of arrays: x_train, y_train, x_test, y_test, and class_names if given. Nothing in it is
-unpickled.
-"""
+"""Data from one .npz file of arrays: x_train, y_train, x_test, y_test, and class_names if given; nothing is unpickled."""
 
 import zipfile
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""What data sets are to the training loop: splits of uint8 images, in memory or still in their files, with all that a
-network needs to know.
+"""What data sets are to the training loop: splits of uint8 images, in memory or in files, and all a network must know.
 
 Shapes: N images, C channels, H = W pixels.
 """
@@ -124,8 +123,9 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of what training sees (training and validation images, labels, ids): checkpoints are held against
-        it.
+        """Short hash of what training sees (training and validation images, labels, ids); checkpoints must match it.
+
+        Images that stay in their files count by their paths, not by their content.
         """
         digest = hashlib.blake2b(digest_size=8)
         for split in (self.train, self.validation):

@@ -1,6 +1,4 @@
-"""`load_data`: from a specification to split images. Reads the source, cuts it, resizes or decodes, takes the
-statistics.
-"""
+"""`load_data`: from a specification to split images. Reads the source, cuts it, resizes or decodes, takes statistics."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +12,8 @@ from igcsearch.training.datasets.source import Part, Source
 from igcsearch.training.datasets.spec import SMALLEST_IMAGE, DataSpec
 from igcsearch.training.datasets.splits import cut, subset
 
-RESIDENT_BYTES = (
-    1 << 30
-)  # decoded images up to this size are kept in memory (and on the device), larger sets read by processes
+# Decoded images up to this size are kept in memory (and on the device); larger sets are read by processes.
+RESIDENT_BYTES = 1 << 30
 OFFICIAL_SHARE = 0.1  # validation's share of the training part of a set with a test part of its own
 WHOLE_SHARES = (0.2, 0.2)  # validation and test of a set in one piece
 STATISTICS_IMAGES = 4096  # at most so many files are decoded for mean and std

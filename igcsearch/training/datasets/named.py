@@ -64,10 +64,8 @@ def _digits() -> Source:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[
-        :, None
-    ]  # counts 0..16 of a 4x4 field
-    part = Part(images, torch.from_numpy(digits.target.astype(np.int64)))
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # counts 0..16 of a 4x4 field
+    part = Part(torch.from_numpy(pixels)[:, None], torch.from_numpy(digits.target.astype(np.int64)))
     licence = "CC BY 4.0 (UCI Machine Learning Repository, Optical Recognition of Handwritten Digits)"
     return Source("digits", part, None, None, _DIGITS, licence, False, origin="scikit-learn load_digits")
 
@@ -112,9 +110,7 @@ def _find_idx(places: tuple[Path, ...]) -> dict[str, tuple[Path, Path]] | None:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An idx file of bytes, packed or not: 0, 0, type 8, number of dimensions, each as a big-endian uint32, then the
-    values.
-    """
+    """An idx file of bytes, packed or not: 0, 0, type 8, number of dimensions, each as a big-endian uint32, the values."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read()

@@ -1,6 +1,4 @@
-"""What to load, as pure data (no torch): a data set's name, folder or file, and how it is cut down. Kept in studies and
-metrics.
-"""
+"""What to load, as pure data (no torch): a data set's name, folder or file, and how it is cut down. Kept in studies."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

@@ -10,8 +10,7 @@ _CUT, _SUBSET = 1, 2  # purposes in the keys
 
 
 def cut(labels: Tensor, shares: tuple[float, ...], seed: int, class_names: tuple[str, ...]) -> list[Tensor]:
-    """Rows of the first part and of one more part for each share; every class gives its share (at least one image) to
-    each.
+    """Rows of the first part and of one more for each share; every class gives each part its share, at least one image.
 
     Args:
         labels: int64 (N,).
