@@ -13,14 +13,13 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..errors import UsageError
+from ..errors import UsageError, near
 from . import models, search, study, train
 
 DEBUG = "IGCSEARCH_DEBUG"
 
 app = typer.Typer(
     name="igcsearch",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -59,17 +58,40 @@ def main() -> None:
     """The command `igcsearch`. Exit status: 0 done, 1 a failure, 2 something the user can mend, 130 interrupted."""
     try:
         try:
-            app()
+            status = app(standalone_mode=False) if len(sys.argv) > 1 else app(["--help"], standalone_mode=False) or 2
         finally:
             sys.stdout.flush()  # here, where a pipe that is closed can still be answered
-    except UsageError as error:
-        _end(f"error: {_one_line(error)}", error, 2)
+    except (UsageError, typer.TyperException) as error:
+        _end(f"error: {_one_line(_explained(error))}", error, 2)
+    except typer.Abort:
+        sys.exit(1)
     except BrokenPipeError:
         # The reader of a pipe has gone (`igcsearch list | head`): nothing is wrong, and nobody reads what we would say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        _end(f"error: {type(error).__name__}: {_one_line(error)} (set {DEBUG}=1 to see the traceback)", error, 1)
+        line = _one_line(str(error)) or type(error).__name__
+        _end(f"error: {type(error).__name__}: {line} (set {DEBUG}=1 to see the traceback)", error, 1)
+    else:
+        sys.exit(status)  # None, or what typer.Exit carries; Ctrl-C is 130
+
+
+def _explained(error: Exception) -> str:
+    """What is wrong and where to look; for errors of Typer, which reads the options, in the words of our own."""
+    if isinstance(error, UsageError):
+        return str(error)
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    message = getattr(error, "message", "")
+    if isinstance(error, typer.BadParameter) and message and parameter is not None and parameter.opts:
+        return f"{parameter.opts[0]} {message.rstrip('.')}"  # the message begins with the value
+    name = getattr(error, "option_name", None)
+    if name is not None and "No such option" in message and context is not None:
+        options = [option for known in context.command.params for option in known.opts if option.startswith("-")]
+        text = f"no such option {name}{near(name, options)}"
+    else:
+        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        text = (text[:1].lower() + text[1:]).rstrip(".")
+    return text if context is None else f"{text}; see '{context.command_path} --help'"
 
 
 def _end(line: str, error: Exception, status: int) -> None:
@@ -79,5 +101,5 @@ def _end(line: str, error: Exception, status: int) -> None:
     sys.exit(status)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -128,7 +128,7 @@ def profile(
     where = resolve_device(device)
     model = build(found.architecture, seed=0).eval()
     counted, total = measure.fvcore_macs(model)
-    timed = measure.latency(model, device=where.type, batch=batch, threads=threads, dtype=dtype)
+    timed = measure.latency(model, device=str(where), batch=batch, threads=threads, dtype=dtype)
     blocks: list[dict[str, Any]] = []
     side = found.architecture.image_size
     for name, block in found.architecture.blocks():

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .sizes import parse_size
+from .sizes import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from ..training import DataSpec, ImageData, Recipe
 
 DATA = "Data and device"
 RECIPE = "Recipe"
+
+
+def count(text: str) -> int:
+    """For Typer's `parser`: a positive whole number, also as 1k; the option's name is put before the message (app.py)."""
+    return parse_size(text, "").__index__()
+
 
 DATA_HELP = (
     "digits, mnist, fashion-mnist, cifar10, cifar100 or svhn; a folder of images (one folder a class); or FILE.npz "

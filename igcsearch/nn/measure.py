@@ -55,7 +55,7 @@ def latency(
     """Time of one forward pass in eval mode after a warm-up.
 
     Args:
-        device: cpu or cuda.
+        device: cpu, cuda or cuda:N.
         batch: images a pass.
         threads: of torch on the CPU.
         dtype: float32, bfloat16 or float16.
@@ -70,8 +70,9 @@ def latency(
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in types:
         raise UsageError(f"unknown dtype {dtype!r}; known: {', '.join(types)}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda asked for, but torch sees no GPU; use cpu")
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device} asked for, but torch sees no GPU; use cpu")
     if min(batch, threads, runs) < 1:
         raise UsageError(f"batch {batch}, threads {threads} and runs {runs} must each be at least 1")
     copied = copy.deepcopy(network).to(device=device, dtype=types[dtype], memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -85,7 +86,7 @@ def latency(
     return {
         "median_ms": statistics.median(times),
         "p90_ms": times[min(len(times) - 1, round(0.9 * (len(times) - 1)))],
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
         "threads": threads,
         "batch": batch,
         "dtype": dtype,

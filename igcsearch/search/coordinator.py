@@ -130,9 +130,10 @@ class Coordinator:
         if len(self.config.objectives) == 1:
             running.trial.report(accuracy, step=epoch)
         self.emit(event)
-        if self._plan.stopping == "none" or epoch >= self.recipe.epochs or self._tally["complete"] < MIN_COMPLETE:
+        if self._plan.stopping == "none" or epoch >= self.recipe.epochs:
             return True
-        return not running.trial.should_prune()
+        prune = running.trial.should_prune()  # also records the rung that later candidates are held against
+        return self._tally["complete"] < MIN_COMPLETE or not prune
 
     def measured(self, id: int, latency_ms: float) -> bool:
         """The latency of a candidate, before it is trained. False: it is over the budget, drop it."""

@@ -108,7 +108,12 @@ def test_a_search_runs_in_processes_and_leaves_none(search, log, tmp_path):
     assert kinds[-1] is events.Ended
     assert kinds.count(events.Finished) == 5
     estimate = seen[kinds.index(events.Estimate)]
-    assert estimate.candidate_seconds == pytest.approx(0.01 * 8 * 3)  # 1000 images in batches of 128, 3 epochs
+    # 0.01 s a step: 1000 images in batches, then the validation images (forward alone: a third of a step), 3 epochs
+    size = study.config.recipe.batch_size
+    steps = -(-1000 // size) + study.data["validation"] / size / 3
+    assert estimate.candidate_seconds == pytest.approx(0.01 * steps * 3)
+    timed = kinds.index(events.Estimate)
+    assert kinds[:timed].count(events.CandidateStarted) == 1  # nothing else runs while the step is timed
     assert estimate.total_seconds == pytest.approx(3 * estimate.candidate_seconds)  # 5 candidates by 2 workers
     assert not list((tmp_path / "out" / "candidates").iterdir())  # checkpoints are gone
 

@@ -42,6 +42,7 @@ class _Worker:
         theirs.close()
         self.facts: DataFacts | None = None
         self.job: Job | None = None
+        self.timing = False  # its job's step is being timed
 
     def end(self) -> None:
         self.process.kill()
@@ -94,9 +95,10 @@ class LocalEngine:
             if self.stop or coordinator.expired:
                 coordinator.interrupt("interrupted" if self.stop else "timeout")
                 return
-            for worker in self._workers:
-                if worker.facts is not None and worker.job is None:
-                    self._hand(worker, coordinator.next_job())
+            if not any(worker.timing for worker in self._workers):  # the timed step has the machine for itself
+                for worker in self._workers:
+                    if worker.facts is not None and worker.job is None:
+                        self._hand(worker, coordinator.next_job())
             if coordinator.ended is not None and coordinator.counts.running == 0:
                 return
             pipes, sentinels = {w.pipe: w for w in self._workers}, {w.process.sentinel: w for w in self._workers}
@@ -119,7 +121,7 @@ class LocalEngine:
         return worker
 
     def _hand(self, worker: _Worker, job: Job | None, kind: str = "train") -> None:
-        worker.job = job
+        worker.job, worker.timing = job, kind == "time"
         if job is not None:
             with suppress(OSError):  # it died: its sentinel says so next
                 worker.pipe.send((kind, job))
@@ -144,7 +146,7 @@ class LocalEngine:
             with suppress(OSError):
                 worker.pipe.send(answer)
         else:
-            worker.job = None
+            worker.job, worker.timing = None, False
             if kind == "finished":
                 coordinator.finished(job.id, message[1])
             elif kind == "failed":
