@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from igcsearch.blocks import FAMILIES, network, stage
+from igcsearch.blocks import get_family, network, stage
 from igcsearch.cli.sizes import parse_size
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Budget, Problem
@@ -41,7 +41,7 @@ def layout(family: str, problem: Problem, width: int) -> Architecture:
         # a shortcut exists only where the shape stays: the first block of a stage has none
         stages.append(
             stage(
-                FAMILIES[family],
+                get_family(family),
                 before,
                 after,
                 repeats,
@@ -80,13 +80,14 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--max-params", type=parse_size, default=100_000)
     parser.add_argument("--max-macs", type=parse_size, default=2_000_000)
+    parser.add_argument("--families", default=",".join(HANDMADE))
     parser.add_argument("--image-size", type=int, default=28)
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--classes", type=int, default=10)
     given = parser.parse_args()
     problem = Problem(given.image_size, given.channels, given.classes, Budget(given.max_params, given.max_macs))
     given.out.mkdir(parents=True, exist_ok=True)
-    for family in HANDMADE:
+    for family in given.families.split(","):
         architecture = handmade(family, problem)
         (given.out / f"{family}.json").write_text(architecture.to_json(indent=1) + "\n")
         print(

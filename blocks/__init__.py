@@ -5,7 +5,6 @@ memoised: equal arguments give the identical object, with its cost and condition
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from igcsearch.errors import UsageError, near
 from igcsearch.spec import Block
@@ -37,11 +36,6 @@ def get_family(name: str) -> Callable[..., Block]:
     return FAMILIES[name]
 
 
-def make_block(family: str, in_channels: int, out_channels: int, **options: Any) -> Block:
-    """A block of the family of that name; options as its definition takes them."""
-    return get_family(family)(in_channels, out_channels, **options)
-
-
 __all__ = [
     "FAMILIES",
     "dense",
@@ -50,7 +44,6 @@ __all__ = [
     "igcv2",
     "igcv2_uniform",
     "igcv3",
-    "make_block",
     "network",
     "stage",
     "stem",
