@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUDY := results/studies/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help install search test lint bench clean
+.PHONY: help install search test test-slow lint bench clean
 help:
 	@echo "make search   a short search on digits; ends with a table, a page and an importable network"
 	@echo "make test     the tests"
+	@echo "make test-slow  the tests that take long"
 	@echo "make lint     style, types and which part may import which"
 	@echo "make bench    the benchmarks"
 	@echo "make clean    removes caches and builds (not .venv, not results/studies)"
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
 # A new folder under results/studies (git-ignored) each time, so the checkout stays as it was.
 search: $(STAMP)
 	$(BIN)/igcsearch search digits --trials 12 --max-params 20k --workers 2 --seed 0 --out $(STUDY)
-	$(BIN)/igcsearch publish $(STUDY) --top 1 --seeds 2 --to $(STUDY)/zoo
+	$(BIN)/igcsearch publish $(STUDY) --top 1 --seeds 2 --workers 2 --to $(STUDY)/zoo
 	@echo
 	@echo "page:    $(STUDY)/report.html"
 	@for entry in $(STUDY)/zoo/*/; do \
@@ -36,6 +37,10 @@ search: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest -q -n 2
+
+# What takes too long for every day: ten kills of real searches, hundreds of networks counted three ways, and so on.
+test-slow: $(STAMP)
+	$(BIN)/pytest -q -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check

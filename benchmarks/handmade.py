@@ -61,6 +61,7 @@ def handmade(family: str, problem: Problem) -> Architecture:
     Raises:
         UsageError: the budget admits none.
     """
+    get_family(family)  # unknown: an error of its own
     widest: Architecture | None = None
     for width in range(2, 257, 2):
         try:

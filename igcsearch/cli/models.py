@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..errors import UsageError
-from .options import AsJson, Model, at_least
+from .options import AsJson, Model, count
 from .output import print_json, print_table, say
 from .sizes import percent, short
 
@@ -107,8 +107,8 @@ def profile(
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where latency is measured.")
     ] = "cpu",
-    threads: Annotated[int, typer.Option("--threads", metavar="N", help="CPU threads for the latency.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", help="Images at once for the latency.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", parser=count, metavar="N", help="CPU threads for the latency.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", parser=count, metavar="N", help="Images at once for the latency.")] = 1,
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="float32|bfloat16|float16", help="Number format for the latency.")
     ] = "float32",
@@ -119,8 +119,6 @@ def profile(
     One multiply-add is one MAC; 'macs' and 'macs_fvcore' hold convolutions and linear layers only, 'fvcore_total' all that
     fvcore counts. Latency is in milliseconds for one batch. Example: igcsearch profile NAME --batch 32
     """
-    at_least("--threads", threads, 1)
-    at_least("--batch", batch, 1)
     found = find(network)
     from ..nn import build, measure
     from ..training import resolve_device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,9 +18,33 @@ DATA = "Data and device"
 RECIPE = "Recipe"
 
 
+# Typer calls these for the text of an option. Their messages begin with the value; app.py puts the option before it.
 def count(text: str) -> int:
-    """For Typer's `parser`: a positive whole number, also as 1k; the option's name is put before the message (app.py)."""
-    return parse_size(text, "").__index__()
+    """A positive whole number, also as 1k."""
+    return parse_size(text, "")
+
+
+def seconds(text: str) -> float:
+    """A time such as 15m."""
+    return parse_duration(text, "")
+
+
+def number(text: str) -> float:
+    """Any finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no number; give one such as 0.1") from None
+    if not math.isfinite(value):
+        raise UsageError(f"{text!r} is no finite number; give one such as 0.1")
+    return value
+
+
+def seed_number(text: str) -> int:
+    """A whole number of at least 0."""
+    if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII):
+        raise UsageError(f"{text!r} is no seed; give a whole number of at least 0, of up to 9 digits")
+    return int(text)
 
 
 DATA_HELP = (
@@ -51,9 +77,10 @@ Download = Annotated[
     typer.Option("--download", help="Download the data set into --data-root if it is not there.", rich_help_panel=DATA),
 ]
 TrainImages = Annotated[
-    str | None,
+    int | None,
     typer.Option(
         "--train-images",
+        parser=count,
         metavar="N",
         help="Train on so many images of the training split (10k); default: all.",
         rich_help_panel=DATA,
@@ -63,6 +90,7 @@ ImageSize = Annotated[
     int | None,
     typer.Option(
         "--image-size",
+        parser=count,
         metavar="PIXELS",
         help="Resize images to this side; default: the data set's own.",
         rich_help_panel=DATA,
@@ -81,6 +109,7 @@ Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
+        parser=count,
         metavar="N",
         help="CPU threads of each training; default: the cores shared out evenly.",
         rich_help_panel=DATA,
@@ -90,24 +119,29 @@ Epochs = Annotated[
     int | None,
     typer.Option(
         "--epochs",
+        parser=count,
         metavar="N",
         help="Epochs of each training; default: by the size of the data.",
         rich_help_panel=RECIPE,
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", help="Images in a step.", rich_help_panel=RECIPE)
+    int | None, typer.Option("--batch-size", parser=count, metavar="N", help="Images in a step.", rich_help_panel=RECIPE)
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option("--lr", metavar="RATE", help="Learning rate at the top of the schedule.", rich_help_panel=RECIPE),
+    typer.Option("--lr", parser=number, metavar="RATE", help="Learning rate at the top of the schedule.", rich_help_panel=RECIPE),
+]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", parser=seed_number, help="Of weights, order of images and augmentation."),
 ]
 WeightDecay = Annotated[
-    float | None, typer.Option("--weight-decay", metavar="X", help="Weight decay.", rich_help_panel=RECIPE)
+    float | None, typer.Option("--weight-decay", parser=number, metavar="X", help="Weight decay.", rich_help_panel=RECIPE)
 ]
 LabelSmoothing = Annotated[
     float | None,
-    typer.Option("--label-smoothing", metavar="X", help="Label smoothing, 0 to below 1.", rich_help_panel=RECIPE),
+    typer.Option("--label-smoothing", parser=number, metavar="X", help="Label smoothing, 0 to below 1.", rich_help_panel=RECIPE),
 ]
 Precision = Annotated[
     str | None,
@@ -121,15 +155,12 @@ Precision = Annotated[
 
 
 def data_spec(
-    data: str, root: str | None, download: bool, train_images: str | None = None, image_size: int | None = None
+    data: str, root: str | None, download: bool, train_images: int | None = None, image_size: int | None = None
 ) -> DataSpec:
-    """The data that the options name; sizes are read here, the rest is checked where the data are loaded."""
+    """The data that the options name; they are checked where they are loaded."""
     from ..training import DataSpec
 
-    if image_size is not None and image_size < 1:
-        raise UsageError(f"--image-size {image_size} must be at least 1 pixel")
-    images = None if train_images is None else parse_size(train_images, "--train-images")
-    return DataSpec(data, root=root, download=download, train_images=images, image_size=image_size)
+    return DataSpec(data, root=root, download=download, train_images=train_images, image_size=image_size)
 
 
 def recipe_for(data: ImageData, epochs: int | None, seed: int, **overrides: Any) -> Recipe:
@@ -138,13 +169,5 @@ def recipe_for(data: ImageData, epochs: int | None, seed: int, **overrides: Any)
 
     from ..training import default_recipe
 
-    at_least("--epochs", epochs, 1)
-    at_least("--seed", seed, 0)
     recipe = default_recipe(data, epochs, seed)
     return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})
-
-
-def at_least(option: str, value: int | None, least: int) -> None:
-    """Raise UsageError for a number below what the option allows."""
-    if value is not None and value < least:
-        raise UsageError(f"{option} {value} must be at least {least}")

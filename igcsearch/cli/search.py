@@ -11,12 +11,11 @@ import typer
 from ..errors import UsageError
 from . import options
 from .output import print_table
-from .sizes import parse_duration, parse_size, percent
+from .sizes import percent
 from .study import latency_text, write_page
 
 if TYPE_CHECKING:
     from ..search import SearchConfig, Study
-    from ..spec import Budget
 
 #: The data of a space where the user names none; other spaces have no obvious one.
 DEFAULT_DATA = {"digits": "digits", "cifar": "cifar10"}
@@ -49,19 +48,20 @@ def search(
     train_images: options.TrainImages = None,
     image_size: options.ImageSize = None,
     max_params: Annotated[
-        str | None,
-        typer.Option("--max-params", metavar="N", help="Parameters at most (20k, 1.5M).", rich_help_panel=_BUDGET),
+        int | None,
+        typer.Option("--max-params", parser=options.count, metavar="N", help="Parameters at most (20k, 1.5M).", rich_help_panel=_BUDGET),
     ] = None,
     max_macs: Annotated[
-        str | None,
+        int | None,
         typer.Option(
-            "--max-macs", metavar="N", help="Multiply-adds of one image at most (2M).", rich_help_panel=_BUDGET
+            "--max-macs", parser=options.count, metavar="N", help="Multiply-adds of one image at most (2M).", rich_help_panel=_BUDGET
         ),
     ] = None,
     max_latency: Annotated[
         float | None,
         typer.Option(
             "--max-latency",
+            parser=options.number,
             metavar="MS",
             help="Milliseconds for one image at most, measured here.",
             rich_help_panel=_BUDGET,
@@ -69,12 +69,13 @@ def search(
     ] = None,
     trials: Annotated[
         int,
-        typer.Option("--trials", metavar="N", help="Candidates to train, in the whole study.", rich_help_panel=_HOW),
+        typer.Option("--trials", parser=options.count, metavar="N", help="Candidates to train, in the whole study.", rich_help_panel=_HOW),
     ] = 30,
     timeout: Annotated[
-        str | None,
+        float | None,
         typer.Option(
             "--timeout",
+            parser=options.seconds,
             metavar="TIME",
             help="Stop after 90s, 15m, 1h30m; what trains then is kept for --resume.",
             rich_help_panel=_HOW,
@@ -117,11 +118,11 @@ def search(
         ),
     ] = "auto",
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", help="Training processes at once.", rich_help_panel=_HOW)
+        int, typer.Option("--workers", parser=options.count, metavar="N", help="Training processes at once.", rich_help_panel=_HOW)
     ] = 1,
     seed: Annotated[
         int,
-        typer.Option("--seed", metavar="N", help="With one worker, one seed gives one study.", rich_help_panel=_HOW),
+        typer.Option("--seed", parser=options.seed_number, metavar="N", help="With one worker, one seed gives one study.", rich_help_panel=_HOW),
     ] = 0,
     engine: Annotated[
         str, typer.Option("--engine", metavar="local", help="What runs the candidates.", rich_help_panel=_HOW)
@@ -148,23 +149,27 @@ def search(
     out_folder = Path(out).expanduser() if out else fresh_folder(space)
     if resume and out is None:
         raise UsageError("--resume needs --out DIR: the folder of the study to go on with")
+    if max_latency is not None and max_latency <= 0:
+        raise UsageError(f"--max-latency {max_latency:g} must be above 0 milliseconds, such as 2.5")
     from ..search import SearchConfig
+    from ..spec import Budget
 
-    overrides = {
+    overrides: dict[str, Any] = {
         "batch_size": batch_size,
         "lr": lr,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
         "precision": precision,
     }
+    overrides = {name: value for name, value in overrides.items() if value is not None}
     spec = options.data_spec(data or default_data(space), data_root, download, train_images, image_size)
     config = SearchConfig(
         space=space,
         data=spec,
-        budget=read_budget(max_params, max_macs, max_latency),
+        budget=Budget(max_params, max_macs, max_latency),
         recipe=None,
         trials=trials,
-        timeout_s=None if timeout is None else parse_duration(timeout, "--timeout"),
+        timeout_s=timeout,
         sampler=sampler,
         objectives=tuple(part.strip() for part in objective.split(",")),
         stopping=stopping,
@@ -175,11 +180,15 @@ def search(
         engine=engine,
         epochs=epochs,
     )
-    if any(value is not None for value in overrides.values()):
+    if overrides:
         from dataclasses import replace
 
-        from ..training import load_data
+        from ..search_spaces import get_space
+        from ..training import Recipe, load_data
 
+        Recipe(**overrides)  # bad values, spaces and folders are said before torch and the data are loaded
+        get_space(space)
+        check_folder(out_folder, resume)
         config = replace(config, recipe=options.recipe_for(load_data(spec), epochs, seed, **overrides))
     status = run(config, out_folder, resume)
     if status:
@@ -211,15 +220,18 @@ def fresh_folder(space: str) -> Path:
     return folder
 
 
-def read_budget(max_params: str | None, max_macs: str | None, max_latency: float | None) -> Budget:
-    """The budget of the options; each limit may be left out."""
-    from ..spec import Budget
+def check_folder(folder: Path, resume: bool) -> None:
+    """What the search itself would refuse, for work that is done before it.
 
-    params = None if max_params is None else parse_size(max_params, "--max-params")
-    macs = None if max_macs is None else parse_size(max_macs, "--max-macs")
-    if max_latency is not None and not 0 < max_latency < float("inf"):
-        raise UsageError(f"--max-latency {max_latency} must be above 0 milliseconds, such as 2.5")
-    return Budget(params, macs, max_latency)
+    Raises:
+        UsageError: the folder holds a study already, cannot be written or is in use.
+    """
+    from ..search.storage import holds_study, locked
+
+    if holds_study(folder) and not resume:
+        raise UsageError(f"{folder} holds a study already; give --resume to go on with it, or another output folder")
+    with locked(folder):
+        pass
 
 
 def run(config: SearchConfig, out: Path, resume: bool) -> int:

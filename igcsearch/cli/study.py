@@ -10,9 +10,9 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .options import AsJson, StudyDir, at_least
+from .options import AsJson, StudyDir, count
 from .output import print_json, print_table, say
-from .sizes import parse_size, percent
+from .sizes import percent
 
 if TYPE_CHECKING:
     from ..entries import Entry
@@ -154,9 +154,9 @@ def report(
 
 def publish(
     study: StudyDir,
-    top: Annotated[int, typer.Option("--top", metavar="K", help="How many networks to publish.")] = 1,
+    top: Annotated[int, typer.Option("--top", parser=count, metavar="K", help="How many networks to publish.")] = 1,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", help="Retrain each finalist with the seeds 0 to N - 1.")
+        int, typer.Option("--seeds", parser=count, metavar="N", help="Retrain each finalist with the seeds 0 to N - 1.")
     ] = 3,
     to: Annotated[
         str | None,
@@ -165,12 +165,12 @@ def publish(
     agreement: Annotated[
         int | None,
         typer.Option(
-            "--agreement", metavar="N", help="Also retrain N candidates over the whole ranking, and give Kendall's tau."
+            "--agreement", parser=count, metavar="N", help="Also retrain N candidates over the whole ranking, and give Kendall's tau."
         ),
     ] = None,
     epochs: options.Epochs = None,
     train_images: options.TrainImages = None,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", help="Training processes at once.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", parser=count, metavar="N", help="Training processes at once.")] = 1,
     device: options.Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -182,16 +182,8 @@ def publish(
 
     Example: igcsearch publish DIR --top 2 --seeds 3 --epochs 40
     """
-    numbers = (
-        ("--top", top, 1),
-        ("--seeds", seeds, 1),
-        ("--workers", workers, 1),
-        ("--epochs", epochs, 1),
-        ("--agreement", agreement, 2),
-    )
-    for option, value, least in numbers:
-        at_least(option, value, least)
-    images = None if train_images is None else parse_size(train_images, "--train-images")
+    if agreement is not None and agreement < 2:
+        raise UsageError(f"--agreement {agreement} must be at least 2: one candidate has no ranking")
     from .. import publish as publishing
     from ..search import open_study
 
@@ -201,7 +193,7 @@ def publish(
         "device": device,
         "workers": workers,
         "on_event": _tell,
-        "train_images": images,
+        "train_images": train_images,
     }
     entries = publishing.publish(opened, top=top, seeds=seeds, to=to, **how)
     compared = None if agreement is None else publishing.agreement(opened, agreement, **how)

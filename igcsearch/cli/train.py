@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 from . import options
 from .models import Found, find
-from .options import AsJson, Model, at_least
+from .options import AsJson, Model
 from .output import print_json, say
 from .sizes import clock, percent
 
@@ -30,9 +30,7 @@ def train(
         bool, typer.Option("--pretrained", help="Start from the entry's weights instead of from scratch.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an entry that is in --out already.")] = False,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", help="Of the weights, the order of images, the augmentation.")
-    ] = 0,
+    seed: options.Seed = 0,
     data_root: options.DataRoot = None,
     download: options.Download = False,
     train_images: options.TrainImages = None,
@@ -56,7 +54,6 @@ def train(
     """
     folder = Path(out).expanduser()
     _check_out(folder, overwrite)
-    at_least("--threads", threads, 1)
     found = find(network)
     if pretrained and found.entry is None:
         raise UsageError(f"--pretrained needs an entry with weights; {network!r} is an architecture alone")
@@ -122,15 +119,15 @@ def evaluate(
     download: options.Download = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images at once.")] = 512,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", parser=options.count, metavar="N", help="Images at once.")
+    ] = 512,
     as_json: AsJson = False,
 ) -> None:
     """Measure a network's accuracy on the test split of a data set, with the network's own input size and normalisation.
 
     Accuracy is a fraction in --json. Example: igcsearch evaluate NAME --data digits
     """
-    at_least("--batch-size", batch_size, 1)
-    at_least("--threads", threads, 1)
     found = find(network)
     if found.entry is None:
         raise UsageError(
