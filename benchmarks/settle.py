@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from igcsearch.search.settle import RandomTrial
 from igcsearch.search_spaces import get_space
 from igcsearch.spec import Architecture, Budget, Problem
 
@@ -25,22 +26,6 @@ PROBLEMS = {
     "cifar": Problem(32, 3, 10, Budget(params=250_000, macs=20_000_000)),
     "mobile": Problem(224, 3, 1000, Budget(params=4_000_000, macs=300_000_000)),
 }
-
-
-class RandomTrial:
-    """Draws every parameter at random, as a sampler that learns nothing."""
-
-    def __init__(self, stream: random.Random) -> None:
-        self.stream = stream
-
-    def suggest_float(self, name: str, low: float, high: float) -> float:
-        return self.stream.uniform(low, high)
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        return self.stream.randint(low, high)
-
-    def suggest_categorical(self, name: str, choices: tuple[str, ...]) -> str:
-        return self.stream.choice(choices)
 
 
 def settle(architecture: Architecture) -> None:

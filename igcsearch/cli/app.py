@@ -83,7 +83,8 @@ def _explained(error: Exception) -> str:
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     message = getattr(error, "message", "")
     if isinstance(error, typer.BadParameter) and message and parameter is not None and parameter.opts:
-        return f"{parameter.opts[0]} {message.removeprefix('Value error, ')}"  # of our parsers: it begins with the value
+        # A message of our own parsers, which begins with the value.
+        return f"{parameter.opts[0]} {message.removeprefix('Value error, ')}"
     name = getattr(error, "option_name", None)
     if name is not None and "No such option" in message and context is not None:
         options = [option for known in context.command.params for option in known.opts if option.startswith("-")]

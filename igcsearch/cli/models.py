@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from ..errors import UsageError
+from ..wording import percent, plural, short
 from .options import AsJson, Model, count
 from .output import print_json, print_table, say
-from .sizes import percent, short
 
 if TYPE_CHECKING:
     from ..entries import Entry
@@ -76,9 +76,7 @@ def list_(
     rows = []
     for entry in entries:
         data = _listed(entry)
-        accuracy = percent(data["accuracy"])
-        if data["accuracy"] is not None and data["seeds"] > 1:
-            accuracy += f" ± {100 * (data['accuracy_std'] or 0):.2f}"
+        accuracy = percent(data["accuracy"], data["accuracy_std"] if data["seeds"] > 1 else None)
         row = [entry.name, data["family"] or "-", data["data"] or "-", accuracy, str(data["seeds"])]
         rows.append([*row, f"{data['params']:,}", short(data["macs"]), data["zoo"]])
     print_table(["name", "family", "data", ">test accuracy", ">seeds", ">params", ">MACs", "zoo"], rows)
@@ -107,8 +105,12 @@ def profile(
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where latency is measured.")
     ] = "cpu",
-    threads: Annotated[int, typer.Option("--threads", parser=count, metavar="N", help="CPU threads for the latency.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", parser=count, metavar="N", help="Images at once for the latency.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", parser=count, metavar="N", help="CPU threads for the latency.")
+    ] = 1,
+    batch: Annotated[
+        int, typer.Option("--batch", parser=count, metavar="N", help="Images at once for the latency.")
+    ] = 1,
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="float32|bfloat16|float16", help="Number format for the latency.")
     ] = "float32",
@@ -155,7 +157,7 @@ def profile(
     print(
         f"MACs              {cost.macs:,} (closed form), {counted:,} (fvcore, conv + linear), {total:,} (fvcore, all)"
     )
-    setting = f"{timed.get('device', where)}, {timed.get('threads', threads)} thread(s), batch {batch}, {dtype}"
+    setting = f"{timed.get('device', where)}, {plural(timed.get('threads', threads), 'thread')}, batch {batch}, {dtype}"
     print(f"latency           median {timed['median_ms']:.3f} ms, p90 {timed['p90_ms']:.3f} ms ({setting})")
 
 

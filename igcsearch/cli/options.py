@@ -18,18 +18,19 @@ DATA = "Data and device"
 RECIPE = "Recipe"
 
 
-# Typer calls these for the text of an option. Their messages begin with the value; app.py puts the option before it.
-def count(text: str) -> int:
+# Typer calls these for what an option is given, and for its default, a number already. Their messages begin with the
+# value; app.py puts the option before it.
+def count(text: str | int) -> int:
     """A positive whole number, also as 1k."""
-    return parse_size(text, "")
+    return parse_size(str(text), "")
 
 
-def seconds(text: str) -> float:
+def seconds(text: str | float) -> float:
     """A time such as 15m."""
-    return parse_duration(text, "")
+    return parse_duration(str(text), "")
 
 
-def number(text: str) -> float:
+def number(text: str | float) -> float:
     """Any finite number."""
     try:
         value = float(text)
@@ -40,9 +41,9 @@ def number(text: str) -> float:
     return value
 
 
-def seed_number(text: str) -> int:
+def seed_number(text: str | int) -> int:
     """A whole number of at least 0."""
-    if not re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII):
+    if not re.fullmatch(r"\d{1,9}", str(text).strip(), re.ASCII):
         raise UsageError(f"{text!r} is no seed; give a whole number of at least 0, of up to 9 digits")
     return int(text)
 
@@ -126,22 +127,28 @@ Epochs = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", parser=count, metavar="N", help="Images in a step.", rich_help_panel=RECIPE)
+    int | None,
+    typer.Option("--batch-size", parser=count, metavar="N", help="Images in a step.", rich_help_panel=RECIPE),
 ]
 LearningRate = Annotated[
     float | None,
-    typer.Option("--lr", parser=number, metavar="RATE", help="Learning rate at the top of the schedule.", rich_help_panel=RECIPE),
+    typer.Option(
+        "--lr", parser=number, metavar="RATE", help="Learning rate at the top of the schedule.", rich_help_panel=RECIPE
+    ),
 ]
 Seed = Annotated[
     int,
     typer.Option("--seed", metavar="N", parser=seed_number, help="Of weights, order of images and augmentation."),
 ]
 WeightDecay = Annotated[
-    float | None, typer.Option("--weight-decay", parser=number, metavar="X", help="Weight decay.", rich_help_panel=RECIPE)
+    float | None,
+    typer.Option("--weight-decay", parser=number, metavar="X", help="Weight decay.", rich_help_panel=RECIPE),
 ]
 LabelSmoothing = Annotated[
     float | None,
-    typer.Option("--label-smoothing", parser=number, metavar="X", help="Label smoothing, 0 to below 1.", rich_help_panel=RECIPE),
+    typer.Option(
+        "--label-smoothing", parser=number, metavar="X", help="Label smoothing, 0 to below 1.", rich_help_panel=RECIPE
+    ),
 ]
 Precision = Annotated[
     str | None,

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from ..search import events
+from ..wording import clock, percent, plural, short
 from .output import console, say
-from .sizes import clock, percent, short
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -86,6 +86,8 @@ class Tally:
             case events.Retried():
                 self.running.pop(event.id, None)
                 return f"candidate {event.id} goes on (attempt {event.attempt}): {event.reason}"
+            case events.Noted():
+                return f"candidate {event.id}: {event.text}"
             case events.Ended():
                 self.ended = event
                 return event.message
@@ -125,7 +127,8 @@ class Tally:
         images = (
             f"{data.get('train')} / {data.get('validation')} / {data.get('test')} images (train / validation / test)"
         )
-        place = f"device {event.device}, {event.workers} worker(s) of {event.threads} thread(s), early stopping: {event.stopping}"
+        workers = f"{plural(event.workers, 'worker')} of {plural(event.threads, 'thread')}"
+        place = f"device {event.device}, {workers}, early stopping: {event.stopping}"
         again = (
             f"\ngoing on: {event.counts.trained} trained before, {event.requeued} unfinished start again"
             if event.resumed

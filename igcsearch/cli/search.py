@@ -10,9 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
-from .output import print_table
-from .sizes import percent
-from .study import latency_text, write_page
+from .study import print_candidates, write_page
 
 if TYPE_CHECKING:
     from ..search import SearchConfig, Study
@@ -49,12 +47,22 @@ def search(
     image_size: options.ImageSize = None,
     max_params: Annotated[
         int | None,
-        typer.Option("--max-params", parser=options.count, metavar="N", help="Parameters at most (20k, 1.5M).", rich_help_panel=_BUDGET),
+        typer.Option(
+            "--max-params",
+            parser=options.count,
+            metavar="N",
+            help="Parameters at most (20k, 1.5M).",
+            rich_help_panel=_BUDGET,
+        ),
     ] = None,
     max_macs: Annotated[
         int | None,
         typer.Option(
-            "--max-macs", parser=options.count, metavar="N", help="Multiply-adds of one image at most (2M).", rich_help_panel=_BUDGET
+            "--max-macs",
+            parser=options.count,
+            metavar="N",
+            help="Multiply-adds of one image at most (2M).",
+            rich_help_panel=_BUDGET,
         ),
     ] = None,
     max_latency: Annotated[
@@ -69,7 +77,13 @@ def search(
     ] = None,
     trials: Annotated[
         int,
-        typer.Option("--trials", parser=options.count, metavar="N", help="Candidates to train, in the whole study.", rich_help_panel=_HOW),
+        typer.Option(
+            "--trials",
+            parser=options.count,
+            metavar="N",
+            help="Candidates to train, in the whole study.",
+            rich_help_panel=_HOW,
+        ),
     ] = 30,
     timeout: Annotated[
         float | None,
@@ -118,11 +132,20 @@ def search(
         ),
     ] = "auto",
     workers: Annotated[
-        int, typer.Option("--workers", parser=options.count, metavar="N", help="Training processes at once.", rich_help_panel=_HOW)
+        int,
+        typer.Option(
+            "--workers", parser=options.count, metavar="N", help="Training processes at once.", rich_help_panel=_HOW
+        ),
     ] = 1,
     seed: Annotated[
         int,
-        typer.Option("--seed", parser=options.seed_number, metavar="N", help="With one worker, one seed gives one study.", rich_help_panel=_HOW),
+        typer.Option(
+            "--seed",
+            parser=options.seed_number,
+            metavar="N",
+            help="With one worker, one seed gives one study.",
+            rich_help_panel=_HOW,
+        ),
     ] = 0,
     engine: Annotated[
         str, typer.Option("--engine", metavar="local", help="What runs the candidates.", rich_help_panel=_HOW)
@@ -263,23 +286,8 @@ def print_best(study: Study, most: int = 10) -> None:
         print("no candidate is complete yet")
         return
     front = {candidate.id for candidate in study.front()}
-    rows = [
-        [
-            str(c.id),
-            c.family,
-            percent(c.accuracy),
-            f"{c.params:,}",
-            f"{c.macs:,}",
-            latency_text(c),
-            str(c.epochs),
-            c.hash,
-            "*" if c.id in front else "",
-        ]
-        for c in complete[:most]
-    ]
     title = f"{min(most, len(complete))} best of {len(complete)} complete candidates"
-    columns = [">id", "family", ">validation", ">params", ">MACs", ">ms", ">epochs", "hash", "front"]
-    print_table(columns, rows, title=title)
+    print_candidates(complete[:most], title=title, marked=front)
 
 
 def _rank(candidate: Any) -> tuple[float, int]:

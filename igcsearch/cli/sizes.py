@@ -1,4 +1,4 @@
-"""What people type for counts and times, read into numbers: `20k`, `1.5M`, `90s`, `1h30m`; and numbers put for people to read."""
+"""What people type for counts and times, read into numbers: `20k`, `1.5M`, `90s`, `1h30m`."""
 
 from __future__ import annotations
 
@@ -50,32 +50,3 @@ def parse_duration(text: str, what: str = "duration") -> float:
     if seconds <= 0:
         raise UsageError(f"{what} {text!r} must be above 0; {cure}")
     return seconds
-
-
-def short(number: float | None) -> str:
-    """A count in few characters: 940, 20k, 11.5k, 1.52M; a dash for None."""
-    if number is None:
-        return "-"
-    for limit, factor, unit in ((999.5, 1, ""), (999_500, 1_000, "k"), (999_500_000, 1_000_000, "M")):
-        if number < limit:
-            return f"{number / factor:.3g}{unit}"
-    return f"{number / 1_000_000_000:.3g}G"
-
-
-def clock(seconds: float) -> str:
-    """A time in two units at most: 0.4 s, 42 s, 3 min 05 s, 1 h 20 min, 2 d 3 h."""
-    if seconds < 10:
-        return f"{max(seconds, 0.0):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3_600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3_600} h {whole % 3_600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3_600} h"
-
-
-def percent(fraction: float | None) -> str:
-    """An accuracy or share as a percentage; a dash for None."""
-    return "-" if fraction is None else f"{100 * fraction:.2f} %"

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
+from ..wording import DASH, percent
 from . import options
 from .options import AsJson, StudyDir, count
 from .output import print_json, print_table, say
-from .sizes import percent
 
 if TYPE_CHECKING:
     from ..entries import Entry
     from ..search import Candidate, Study
+
+# Of a candidate, in JSON and in CSV.
+_COLUMNS = (
+    *("id", "hash", "family", "params", "macs", "latency_ms", "accuracy", "epochs", "train_images", "image_size"),
+    "architecture",
+)
 
 
 def status(study: StudyDir, as_json: AsJson = False) -> None:
@@ -73,66 +80,35 @@ def pareto(
     elif not front:
         say("the front is empty: no candidate is complete yet")
     else:
-        rows = [
-            [
-                str(c.id),
-                c.family,
-                percent(c.accuracy),
-                f"{c.params:,}",
-                f"{c.macs:,}",
-                latency_text(c),
-                str(c.epochs),
-                c.hash,
-            ]
-            for c in front
-        ]
-        print_table(
-            [">id", "family", ">validation", ">params", ">MACs", ">ms", ">epochs", "hash"], rows, title="Pareto front"
-        )
+        print_candidates(front, title="Pareto front")
 
 
-def latency_text(candidate: Candidate) -> str:
-    """Milliseconds, or a dash where they were not measured."""
-    return "-" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f}"
+def print_candidates(candidates: Iterable[Candidate], *, title: str, marked: Collection[int] | None = None) -> None:
+    """Candidates as a table; `marked`: the ids that bear a star in a column of their own, for "on the front"."""
+    columns = [">id", "family", ">validation", ">params", ">MACs", ">ms", ">epochs", "hash"]
+    rows = []
+    for c in candidates:
+        latency = DASH if c.latency_ms is None else f"{c.latency_ms:.2f}"
+        costs = [f"{c.params:,}", f"{c.macs:,}", latency]
+        rows.append([str(c.id), c.family, percent(c.accuracy), *costs, str(c.epochs), c.hash])
+        if marked is not None:
+            rows[-1].append("*" if c.id in marked else "")
+    print_table(columns if marked is None else [*columns, "front"], rows, title=title)
 
 
 def front_row(candidate: Candidate) -> dict[str, Any]:
     """One candidate of the front as JSON data."""
-    return {
-        "id": candidate.id,
-        "hash": candidate.hash,
-        "family": candidate.family,
-        "params": candidate.params,
-        "macs": candidate.macs,
-        "latency_ms": candidate.latency_ms,
-        "accuracy": candidate.accuracy,
-        "epochs": candidate.epochs,
-        "train_images": candidate.train_images,
-        "image_size": candidate.image_size,
-        "architecture": candidate.architecture.to_dict(),
-    }
+    row = {name: getattr(candidate, name) for name in _COLUMNS}
+    return row | {"architecture": candidate.architecture.to_dict()}
 
 
 def _print_csv(front: list[Candidate]) -> None:
     import csv
 
-    columns = [
-        "id",
-        "hash",
-        "family",
-        "params",
-        "macs",
-        "latency_ms",
-        "accuracy",
-        "epochs",
-        "train_images",
-        "image_size",
-    ]
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*columns, "architecture"])
+    writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for candidate in front:
-        row = front_row(candidate)
-        writer.writerow([*(row[name] for name in columns), candidate.architecture.to_json()])
+        writer.writerow(front_row(candidate) | {"architecture": candidate.architecture.to_json()})
 
 
 def report(
@@ -165,13 +141,21 @@ def publish(
     agreement: Annotated[
         int | None,
         typer.Option(
-            "--agreement", parser=count, metavar="N", help="Also retrain N candidates over the whole ranking, and give Kendall's tau."
+            "--agreement",
+            parser=count,
+            metavar="N",
+            help="Also retrain N candidates over the whole ranking, and give Kendall's tau.",
         ),
     ] = None,
     epochs: options.Epochs = None,
     train_images: options.TrainImages = None,
-    workers: Annotated[int, typer.Option("--workers", parser=count, metavar="N", help="Training processes at once.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", parser=count, metavar="N", help="Training processes at once.")
+    ] = 1,
     device: options.Device = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace networks of the same name from another study, recipe or data.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Retrain a study's best candidates and publish the winners as networks that igcsearch.create_model loads.
@@ -195,7 +179,7 @@ def publish(
         "on_event": _tell,
         "train_images": train_images,
     }
-    entries = publishing.publish(opened, top=top, seeds=seeds, to=to, **how)
+    entries = publishing.publish(opened, top=top, seeds=seeds, to=to, overwrite=overwrite, **how)
     compared = None if agreement is None else publishing.agreement(opened, agreement, **how)
     write_page(opened, opened.path / "report.html")
     if as_json:
@@ -204,7 +188,7 @@ def publish(
     rows = [
         [
             entry.name,
-            _mean(entry.metrics),
+            percent(entry.metrics["accuracy"], entry.metrics["accuracy_std"]),
             f"{entry.architecture.params:,}",
             f"{entry.architecture.macs:,}",
             str(entry.path),
@@ -229,11 +213,6 @@ def _published(entry: Entry) -> dict[str, Any]:
     cost = {"params": entry.architecture.params, "macs": entry.architecture.macs}
     accuracy = {"accuracy": metrics["accuracy"], "accuracy_std": metrics["accuracy_std"], "seeds": metrics["seeds"]}
     return {"name": entry.name, "path": str(entry.path), **cost, **accuracy, "data": metrics["data"]}
-
-
-def _mean(metrics: dict[str, Any]) -> str:
-    spread = metrics["accuracy_std"]
-    return percent(metrics["accuracy"]) + ("" if spread is None else f" ± {100 * spread:.2f}")
 
 
 def write_page(study: Study, path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..wording import clock, percent, plural
 from . import options
 from .models import Found, find
 from .options import AsJson, Model
 from .output import print_json, say
-from .sizes import clock, percent
 
 if TYPE_CHECKING:
     from ..spec import Architecture
@@ -74,11 +74,13 @@ def train(
     )
     architecture = adapt(found.architecture, images)
     initial = _pretrained_state(found, images) if pretrained else None
-    say(
-        f"device {where}; {recipe.epochs} epochs of {len(images.train.labels)} images; {architecture.params:,} parameters"
-    )
     checkpoint = folder.with_name(folder.name + ".partial") / "checkpoint.safetensors"
     _make_folder(checkpoint.parent)
+    if architecture != found.architecture:
+        size = f"{images.in_channels} x {images.image_size} x {images.image_size} images"
+        say(f"the network is taken for {size} and {images.num_classes} classes")
+    work = f"{plural(recipe.epochs, 'epoch')} of {plural(len(images.train.labels), 'image')}"
+    say(f"device {where}; {work}; {architecture.params:,} parameters")
 
     def show(epoch: Any) -> None:
         loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
@@ -141,8 +143,11 @@ def evaluate(
     spec = options.data_spec(data, data_root, download, image_size=found.architecture.image_size)
     images = load_data(spec)
     _check_fits(found, images)
-    say(f"device {where}; {len(images.test.labels)} test images")
     model = load(found.entry.path)
+    names = found.entry.metrics.get("class_names") or []
+    if names and list(names) != list(images.class_names):
+        say(f"note: the classes of {images.name} have other names than those that '{found.name}' was trained on")
+    say(f"device {where}; {len(images.test.labels)} test images")
     own: dict[str, Any] = {
         name: tuple(found.entry.metrics[name]) for name in ("mean", "std") if found.entry.metrics.get(name)
     }
@@ -155,15 +160,9 @@ def evaluate(
 
 def adapt(architecture: Architecture, images: ImageData) -> Architecture:
     """The network for these images: their size, channels and number of classes."""
-    adapted = architecture.with_(
+    return architecture.with_(
         num_classes=images.num_classes, in_channels=images.in_channels, image_size=images.image_size
     )
-    if adapted != architecture:
-        size = (
-            f"{images.in_channels} x {images.image_size} x {images.image_size} images and {images.num_classes} classes"
-        )
-        say(f"the network is taken for {size}")
-    return adapted
 
 
 def _pretrained_state(found: Found, images: ImageData) -> dict[str, Any]:
@@ -214,9 +213,6 @@ def _check_fits(found: Found, images: ImageData) -> None:
             f"network '{found.name}' knows {architecture.num_classes} classes, data {images.name} has {images.num_classes}; "
             "evaluate it on data of its own kind, or train it on these with 'igcsearch train --pretrained'"
         )
-    names = (found.entry.metrics.get("class_names") if found.entry else None) or []
-    if names and list(names) != list(images.class_names):
-        say(f"note: the classes of {images.name} have other names than those that '{found.name}' was trained on")
 
 
 def _write(

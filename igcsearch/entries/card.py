@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..spec import Architecture
+from ..wording import accuracy, percent, plural
 from .drawing import draw
 
 Metrics = Mapping[str, Any]
@@ -33,14 +34,6 @@ def make_card(architecture: Architecture, metrics: Metrics) -> str:
         "## The network\n\n```text\n" + draw(architecture) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def mean_std(mean: float | None, std: float | None, seeds: int | None) -> str:
-    """An accuracy in per cent as "98.52 ± 0.11 % (3 seeds)"; the deviation only where there are several seeds."""
-    if mean is None:
-        return "not measured"
-    spread = f" ± {100 * std:.2f}" if std is not None and (seeds or 0) > 1 else ""
-    return f"{100 * mean:.2f}{spread} %" + (f" ({seeds} seed{'s' if seeds > 1 else ''})" if seeds else "")
 
 
 def cell(value: object) -> str:
@@ -67,7 +60,7 @@ def latency_line(latency: Metrics | None) -> str:
     threads = latency.get("threads")
     how = [
         str(latency.get("device", "device unknown")),
-        f"{threads} thread{'s' if threads != 1 else ''}" if threads else "",
+        plural(threads, "thread") if threads else "",
         f"batch {latency.get('batch', '?')}",
         str(latency.get("dtype", "")),
     ]
@@ -96,15 +89,15 @@ def _front_matter(name: str, data: str, architecture: Architecture, metrics: Met
 
 def _accuracy(metrics: Metrics) -> str:
     seeds = metrics.get("seeds") or []
-    summary = mean_std(metrics.get("accuracy"), metrics.get("accuracy_std"), len(seeds))
+    summary = accuracy(metrics.get("accuracy"), metrics.get("accuracy_std"), len(seeds))
     text = f"Test accuracy: {summary}."
     if not seeds:
         return text
     lines: list[list[object]] = [
         [
             run.get("seed", "?"),
-            _percent(run.get("validation_accuracy")),
-            _percent(run.get("test_accuracy")),
+            percent(run.get("validation_accuracy")),
+            percent(run.get("test_accuracy")),
             "" if run.get("seconds") is None else f"{run['seconds']:.0f}",
             "yes" if run.get("seed") == metrics.get("weights_seed") else "",
         ]
@@ -176,10 +169,6 @@ def _value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_value(item) for item in value) or "none"
     return "none" if value is None else str(value)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
 
 
 def _count(value: int | None) -> str:

@@ -34,13 +34,13 @@ def create_model(
     A pretrained network comes in eval mode, an untrained one in train mode. `network.pretrained_cfg` holds what is
     needed to feed it: input_size (C, H, W), mean, std, class_names, licence.
 
-    Raises UsageError for an unknown name (with near matches), a broken entry, or numbers below 1.
+    Raises UsageError for an unknown name (with near matches), a broken entry, or less than two classes or one channel.
     """
     entry = read_entry(name)
     published = entry.architecture
-    for option, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise UsageError(f"{option} {value!r}: a whole number of at least 1 is needed")
+    for option, value, least in (("num_classes", num_classes, 2), ("in_chans", in_chans, 1)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise UsageError(f"{option} {value!r}: a whole number of at least {least} is needed")
     wanted = published.with_(
         num_classes=published.num_classes if num_classes is None else num_classes,
         in_channels=published.in_channels if in_chans is None else in_chans,

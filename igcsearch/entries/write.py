@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save
 
 from ..errors import UsageError
+from ..files import sync_file, sync_folder
 from ..spec import Architecture
 from .card import make_card
 from .entry import ARCHITECTURE, CARD, FORMAT, METRICS, WEIGHTS, Entry, check_metrics, looks_like_entry, read_folder
@@ -101,11 +102,9 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
     new.mkdir()
     try:
         for name, content in files.items():
-            with open(new / name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync_folder(new)
+            (new / name).write_bytes(content)
+            sync_file(new / name)
+        sync_folder(new)
         if overwrite and looks_like_entry(folder):
             if not _exchange(new, folder):  # after it, `new` holds the old entry
                 folder.rename(old)
@@ -116,7 +115,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes], overwrite: bool) -> 
                     raise
         else:
             new.rename(folder)  # fails on a folder that is not empty: an entry that came in between is kept
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -148,17 +147,3 @@ def _exchange(first: Path, second: Path) -> bool:
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     done: int = renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange)
     return done == 0
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system lets folders be opened."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some file systems refuse it; the rename is atomic all the same
-    finally:
-        os.close(handle)

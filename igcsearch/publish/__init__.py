@@ -7,21 +7,21 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..search.retrained import read_agreement, read_finalists
     from .facts import entry_metrics, measured_cost
     from .finalists import publish
     from .kendall import agreement
-    from .stored import read_agreement, read_finalists
     from .tables import table, write_table
 else:
     _HOME = {
-        "agreement": "kendall",
-        "entry_metrics": "facts",
-        "measured_cost": "facts",
-        "publish": "finalists",
-        "read_agreement": "stored",
-        "read_finalists": "stored",
-        "table": "tables",
-        "write_table": "tables",
+        "agreement": ".kendall",
+        "entry_metrics": ".facts",
+        "measured_cost": ".facts",
+        "publish": ".finalists",
+        "read_agreement": "..search.retrained",
+        "read_finalists": "..search.retrained",
+        "table": ".tables",
+        "write_table": ".tables",
     }
 
     def __getattr__(name: str) -> Any:
@@ -29,7 +29,7 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        return getattr(import_module(_HOME[name], __name__), name)
 
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ def finalists(study: Study, count: int) -> list[Candidate]:
     Ties go to fewer parameters, then to the earlier candidate. Fewer exist: fewer are returned.
     Raises UsageError when there is none.
     """
-    candidates = study.front() if len(study.config.objectives) > 1 else _trained_alike(study)
+    candidates = study.front() if len(study.config.objectives) > 1 else study.comparable()
     ranked = best_first(candidates)
     if not ranked:
         raise UsageError("this study has no complete candidate to publish; resume the search first")
@@ -43,16 +42,3 @@ def best_first(candidates: Iterable[Candidate]) -> list[Candidate]:
         key=lambda candidate: (-(candidate.accuracy or 0.0), candidate.params, candidate.id),
     )
     return list({candidate.hash: candidate for candidate in reversed(ranked)}.values())[::-1]
-
-
-def _trained_alike(study: Study) -> list[Candidate]:
-    """Complete candidates within the latency budget, trained as most of them are."""
-    limit = study.config.budget.latency_ms
-    complete = [
-        candidate
-        for candidate in study.candidates()
-        if candidate.state == "complete"
-        and (limit is None or candidate.latency_ms is None or candidate.latency_ms <= limit)
-    ]
-    ways = Counter(candidate.trained_alike for candidate in complete).most_common(1)
-    return [candidate for candidate in complete if candidate.trained_alike == ways[0][0]]

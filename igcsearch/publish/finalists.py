@@ -5,8 +5,6 @@ study -> choose.py -> rounds.py (retrain.py in workers.py) -> choice -> test spl
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from ..entries import Entry, user_zoo, write_entry
 from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
 from ..nn import Network
+from ..search.retrained import FINALISTS, FOLDER, read_json, write_json
 from ..spec import Architecture
 from ..training import DataSpec, Recipe, evaluate
 from .choose import finalists
@@ -22,11 +21,11 @@ from .events import EntryWritten, FinalistsChosen, Note
 from .facts import entry_metrics, mean_and_std, measured_cost
 from .retrain import Job, weights_of
 from .rounds import OnEvent, Retrained, Setting, check_numbers, make_setting, only_one, retrain_all
-from .stored import FINALISTS, FOLDER, read_json, write_json
 from .tables import is_generated, write_table
+from .zoo import entry_name, refuse_foreign, writable_zoo
 
 if TYPE_CHECKING:
-    from ..search import Study
+    from ..search import Candidate, Study
 
 
 def publish(
@@ -41,6 +40,7 @@ def publish(
     on_event: OnEvent | None = None,
     data: DataSpec | None = None,
     train_images: int | None = None,
+    overwrite: bool = False,
 ) -> list[Entry]:
     """Retrain the best 3 * `top` candidates, and write the best `top` of them as entries of the zoo `to`.
 
@@ -58,41 +58,63 @@ def publish(
         on_event: called with the records of events.py.
         data: None: the study's; its number of training images is not looked at.
         train_images: None: the whole training split.
+        overwrite: replace entries of the same name also where they come from another study, recipe or data. Those of
+            this study and recipe are replaced in any case.
 
     Raises:
-        UsageError: nothing to publish, a zoo that cannot be written (before any training), all retrainings failed.
+        UsageError: nothing to publish, a zoo that cannot be written or that holds a finalist of another origin (before
+            any training), all retrainings failed.
     """
     check_numbers(top=top, seeds=seeds)
-    zoo = _writable_zoo(user_zoo() if to is None else Path(to).expanduser())
-    setting = make_setting(
-        study, epochs=epochs, data=data, train_images=train_images, device=device, workers=workers, on_event=on_event
+    place = user_zoo() if to is None else Path(to).expanduser()
+    with writable_zoo(place) as zoo:
+        setting = make_setting(
+            study,
+            epochs=epochs,
+            data=data,
+            train_images=train_images,
+            device=device,
+            workers=workers,
+            on_event=on_event,
+        )
+        with only_one(setting.folder):
+            candidates = finalists(setting.study, 3 * top)
+            if not overwrite:
+                for candidate in candidates:
+                    _refuse_foreign(setting, candidate, zoo)
+            if len(candidates) < 3 * top:
+                setting.tell(Note(f"{3 * top} finalists were asked for, the study has {len(candidates)}"))
+            results = sorted(retrain_all(setting, candidates, seeds), key=_rank)
+            chosen = [result for result in results if result.mean is not None][:top]
+            if not chosen:
+                raise UsageError(f"every finalist failed: {results[0].failures[0]}")
+            return _write(setting, results, chosen, zoo, overwrite)
+
+
+def _refuse_foreign(setting: Setting, candidate: Candidate, zoo: Path) -> None:
+    """Raise UsageError where the candidate's entry is in the zoo already, and is not this study's and recipe's."""
+    refuse_foreign(
+        zoo / _name(setting, candidate),
+        recipe=setting.recipe.resolve(setting.data).to_dict(),
+        split=setting.data.split,
+        provenance=_origin(setting, candidate),
     )
-    with only_one(setting.folder):
-        candidates = finalists(setting.study, 3 * top)
-        if len(candidates) < 3 * top:
-            setting.tell(Note(f"{3 * top} finalists were asked for, the study has {len(candidates)}"))
-        results = sorted(retrain_all(setting, candidates, seeds), key=_rank)
-        chosen = [result for result in results if result.mean is not None][:top]
-        if not chosen:
-            raise UsageError(f"every finalist failed: {results[0].failures[0]}")
-        return _write(setting, results, chosen, zoo)
 
 
-def entry_name(family: str, data: str, params: int, digest: str) -> str:
-    """FAMILY-DATA-PARAMS-HASH of letters, digits, - and _ alone, for example "igcv2-digits-18k-1a2b3c4d"."""
-    size = (
-        str(params) if params < 1000 else f"{round(params / 1000)}k" if params < 10**7 else f"{round(params / 10**6)}M"
-    )
-    parts = (re.sub(r"[^A-Za-z0-9_]+", "-", part).strip("-") for part in (family, data, size, digest))
-    return "-".join(part for part in parts if part)
+def _name(setting: Setting, candidate: Candidate) -> str:
+    return entry_name(candidate.family, setting.data.name, candidate.params, candidate.architecture.hash)
 
 
-def _write(setting: Setting, results: Sequence[Retrained], chosen: Sequence[Retrained], zoo: Path) -> list[Entry]:
+def _write(
+    setting: Setting, results: Sequence[Retrained], chosen: Sequence[Retrained], zoo: Path, overwrite: bool
+) -> list[Entry]:
     rows = [_row(result, result in chosen) for result in results]
     _store(setting, rows)
     setting.tell(FinalistsChosen(tuple(rows)))
     entries = []
     for result in chosen:
+        if not overwrite:  # again: it may have come meanwhile
+            _refuse_foreign(setting, result.candidate, zoo)
         entry, replaced = _write_entry(setting, result, zoo)
         row = next(row for row in rows if row["id"] == result.candidate.id)
         row.update(entry=entry.name, test_accuracy=entry.metrics["accuracy"], test_std=entry.metrics["accuracy_std"])
@@ -114,7 +136,7 @@ def _write_entry(setting: Setting, result: Retrained, zoo: Path) -> tuple[Entry,
         {
             "seed": job.seed,
             "validation_accuracy": record["validation_accuracy"],
-            "test_accuracy": _test(setting, job),
+            "test_accuracy": _test(setting, job, record["weights_sha256"]),
             "seconds": record["seconds"],
             "device": record["device"],
             "threads": record["threads"],
@@ -130,26 +152,27 @@ def _write_entry(setting: Setting, result: Retrained, zoo: Path) -> tuple[Entry,
         provenance=_provenance(setting, result),
         cost=measured_cost(architecture),
     )
-    name = entry_name(result.candidate.family, setting.data.name, architecture.params, architecture.hash)
+    name = _name(setting, result.candidate)
     replaced = looks_like_entry(zoo / name)
     return write_entry(zoo / name, architecture, weights_of(result.jobs[0]), metrics, overwrite=True), replaced
 
 
-def _test(setting: Setting, job: Job) -> float:
-    """Test accuracy of a finished retraining, computed once in its life."""
-    path = job.file("test", ".json")
+def _test(setting: Setting, job: Job, weights: str) -> float:
+    """Test accuracy of a finished retraining, computed once for its weights (sha256) and the images of the test split."""
+    path, of = job.file("test", ".json"), {"test_split": setting.data.test.fingerprint, "weights_sha256": weights}
     stored = read_json(path)
-    if stored is None:
+    if stored is None or {name: stored.get(name) for name in of} != of:
         network = Network(Architecture.from_json(job.architecture))
         network.load_state_dict(weights_of(job), strict=True)
         accuracy, images = evaluate(network, setting.data.test, device=setting.device)
-        stored = {"test_accuracy": accuracy, "images": images}
+        stored = {"test_accuracy": accuracy, "images": images, **of}
         write_json(path, stored)
     return float(stored["test_accuracy"])
 
 
-def _provenance(setting: Setting, result: Retrained) -> dict[str, Any]:
-    config, candidate = setting.study.config, result.candidate
+def _origin(setting: Setting, candidate: Candidate) -> dict[str, Any]:
+    """Where a network comes from: what tells two publications of the same architecture apart."""
+    config = setting.study.config
     return {
         "study": setting.folder.resolve().name,
         "trial": candidate.id,
@@ -158,12 +181,18 @@ def _provenance(setting: Setting, result: Retrained) -> dict[str, Any]:
         "seed": config.seed,
         "objectives": list(config.objectives),
         "budget": config.budget.to_dict(),
-        "trials": config.trials,
         "search_accuracy": candidate.accuracy,
         "search_epochs": candidate.epochs,
+    }
+
+
+def _provenance(setting: Setting, result: Retrained) -> dict[str, Any]:
+    return {
+        **_origin(setting, result.candidate),
+        "trials": setting.study.config.trials,
         "validation_accuracy": result.mean,
         "validation_std": mean_and_std(result.accuracies)[1],
-        "finalist_of": len(finalists(setting.study, 10**9)),
+        "candidates_ranked": len(finalists(setting.study, 10**9)),
     }
 
 
@@ -205,18 +234,3 @@ def _store(setting: Setting, rows: list[dict[str, Any]]) -> None:
 
 def _rank(result: Retrained) -> tuple[float, int, int]:
     return -(result.mean if result.mean is not None else -1.0), result.candidate.params, result.candidate.id
-
-
-def _writable_zoo(zoo: Path) -> Path:
-    """Make the zoo's folder, so that what cannot be written is known before any training."""
-    try:
-        zoo.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"zoo '{zoo}' cannot be written: {error.strerror or error}; choose another with --to"
-        ) from error
-    if not os.access(zoo, os.W_OK | os.X_OK):
-        raise UsageError(f"zoo '{zoo}' cannot be written; choose another with --to")
-    if looks_like_entry(zoo):
-        raise UsageError(f"'{zoo}' is an entry, a zoo is a folder of entries; choose the folder above it, or another")
-    return zoo

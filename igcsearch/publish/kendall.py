@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..search.retrained import AGREEMENT, FOLDER, write_json
 from ..training import DataSpec
 from .choose import spread
 from .events import Agreed, Note
 from .rounds import OnEvent, check_numbers, make_setting, only_one, retrain_all
-from .stored import AGREEMENT, FOLDER, write_json
 
 if TYPE_CHECKING:
     from ..search import Study

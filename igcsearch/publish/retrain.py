@@ -14,9 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import atomic_write
+from ..search.retrained import FOLDER, read_json, write_json
 from ..spec import Architecture
 from ..training import DataSpec, Recipe
-from .stored import FOLDER, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -75,18 +76,21 @@ def make_job(
     )
 
 
-def run_job(job: Job, on_epoch: Callable[[Epoch], None]) -> dict[str, Any]:
+def run_job(
+    job: Job, on_epoch: Callable[[Epoch], None], on_note: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
     """Train, store and return the result; goes on from the job's checkpoint where there is one.
 
+    A checkpoint that is damaged is removed, which `on_note` is told, and the training begins anew: the file is ours.
     Raises igcsearch.training.TrainingDiverged, and whatever the data or the device raise.
     """
     from safetensors.torch import save
 
-    from ..training import train
+    from ..search.training import train_in_study
 
     job.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = job.file("checkpoint", ".safetensors")
-    result = train(
+    result = train_in_study(
         Architecture.from_json(job.architecture),
         _data(json.dumps(job.data, sort_keys=True)),
         Recipe.from_dict(job.recipe),
@@ -94,6 +98,7 @@ def run_job(job: Job, on_epoch: Callable[[Epoch], None]) -> dict[str, Any]:
         threads=job.threads,
         checkpoint=checkpoint,
         on_epoch=on_epoch,
+        on_note=on_note,
     )
     weights = save({key: value.detach().cpu().contiguous().clone() for key, value in result.state_dict.items()})
     record = {
@@ -110,7 +115,7 @@ def run_job(job: Job, on_epoch: Callable[[Epoch], None]) -> dict[str, Any]:
         "recipe": result.recipe.to_dict(),
         "data": job.data,
     }
-    write_bytes(job.file("weights", ".safetensors"), weights)
+    atomic_write(job.file("weights", ".safetensors"), weights)
     write_json(job.file("result", ".json"), record)
     checkpoint.unlink(missing_ok=True)
     return record

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from ..errors import UsageError
+from ..search.retrained import FOLDER
 from ..training import DataSpec, default_recipe, load_data, resolve_device
-from .events import EpochDone, Event, Planned, SeedDone, SeedFailed
+from .events import EpochDone, Event, Note, Planned, SeedDone, SeedFailed
 from .facts import mean_and_std
 from .retrain import Job, finished, make_job
-from .stored import FOLDER
 from .workers import run_jobs
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -
     def on_message(job: Job, kind: str, values: dict[str, Any]) -> None:
         if kind == "epoch":
             setting.tell(EpochDone(job.id, job.hash, job.seed, **values))
+        elif kind == "note":
+            setting.tell(Note(f"candidate {job.id} seed {job.seed}: {values['text']}"))
         elif kind == "done":
             records[job] = values
             setting.tell(_done(job, values, reused=False))

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..entries import Entry, read_folder
-from ..entries.card import cell, latency_line, mean_std
+from ..entries.card import cell, latency_line
 from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
-from .stored import write_bytes
+from ..files import atomic_write
+from ..wording import accuracy
 
 MARK = "<!-- written by igcsearch.publish.write_table: changes are lost -->"
 
@@ -22,12 +23,12 @@ def table(entries: Iterable[Entry]) -> str:
     lines = ["| " + " | ".join(TITLES) + " |", "| --- | --- | ---: | ---: | --- | ---: | --- |"]
     for entry in sorted(entries, key=_rank):
         metrics = entry.metrics
-        accuracy = mean_std(metrics.get("accuracy"), metrics.get("accuracy_std"), len(metrics.get("seeds") or []))
+        summary = accuracy(metrics.get("accuracy"), metrics.get("accuracy_std"), len(metrics.get("seeds") or []))
         values = [
             metrics.get("data", "?"),
             f"{entry.architecture.params:,}",
             f"{entry.architecture.macs:,}",
-            accuracy,
+            summary,
             metrics.get("epochs", "?"),
             latency_line(metrics.get("latency")),
         ]
@@ -45,7 +46,7 @@ def write_table(folder: str | Path) -> Path:
     path = folder / CARD
     if path.exists() and not is_generated(path):
         raise UsageError(f"'{path}' was not written by igcsearch: it is left alone; rename it to have a table written")
-    write_bytes(path, page(folder).encode())
+    atomic_write(path, page(folder))
     return path
 
 

@@ -5,13 +5,13 @@ page.py lays these facts out and never looks at the study itself.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..search.retrained import read_agreement, read_finalists
 from ..spec import Architecture
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def collect(study: Study, folder: Path | None = None) -> Facts:
         best=None if best is None else _row(best, True, True),
         architecture=None if best is None else best.architecture,
         limits=_limits(config.budget),
-        finalists=_read(folder, "finalists.json"),
-        agreement=_read(folder, "agreement.json"),
+        finalists=None if folder is None else read_finalists(folder),
+        agreement=None if folder is None else read_agreement(folder),
     )
 
 
@@ -231,14 +231,3 @@ def _importances(study: optuna.Study, complete: set[int]) -> tuple[list[tuple[st
     if skipped:
         note += f" {skipped} parameters that not every candidate has are left out."
     return listed, note if listed else "The candidates share no parameter that varies."
-
-
-def _read(folder: Path | None, name: str) -> dict[str, Any] | None:
-    """A JSON object that publishing left in the study's folder; None where there is none or it cannot be read."""
-    if folder is None:
-        return None
-    try:
-        data = json.loads((folder / "publish" / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None

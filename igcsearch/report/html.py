@@ -17,24 +17,6 @@ def text(value: object) -> str:
     return value if isinstance(value, Html) else escape(str(value), quote=True)
 
 
-def percent(value: object, deviation: object = None, *, digits: int = 2) -> str:
-    """An accuracy or share, with its deviation where there is one; a dash for what is no number."""
-    if not isinstance(value, int | float):
-        return "–"
-    spread = f" ± {100 * deviation:.{digits}f}" if isinstance(deviation, int | float) else ""
-    return f"{100 * value:.{digits}f} %{spread}"
-
-
-def count(value: object) -> str:
-    """A whole number with its thousands apart; a dash for what is none."""
-    return f"{value:,}" if isinstance(value, int) else "–"
-
-
-def plural(number: object, what: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count(number)} {what}{'' if number == 1 else 's'}"
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], dim: Iterable[bool] = ()) -> str:
     """A table that scrolls sideways where it is too wide; columns whose name starts with '>' are right-aligned.
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from ..spec import Architecture, Block
 from ..spec.conditions import block_report, path_counts
+from ..wording import DASH, count
 from .drawing import draw_block
 from .facts import Facts
-from .html import Html, count, table, text
+from .html import Html, table, text
 from .strip import draw_network
 
 _MOST_DRAWINGS = 8
@@ -111,13 +112,13 @@ def _paths_table(architecture: Architecture) -> str:
         rows.append(
             [
                 name,
-                block.family or "–",
+                block.family or DASH,
                 f"{block.in_channels} → {block.out_channels}",
                 f"{side}×{side}",
                 " · ".join(str(width) for width in report["branch_widths"]),
                 _level(report["complementary"]),
                 f"{counts['min']} / {counts['mean']:.3g} / {counts['max']}",
-                "–" if report["balance"] is None else f"{report['balance']:.2f}",
+                DASH if report["balance"] is None else f"{report['balance']:.2f}",
                 count(cost.params),
                 count(cost.macs),
             ]

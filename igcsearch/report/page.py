@@ -7,14 +7,14 @@ script's data.
 from __future__ import annotations
 
 import json
-import os
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import UsageError
+from ..files import atomic_write
 from . import drawing, strip
 from .facts import Facts, collect
 from .html import text
@@ -47,12 +47,9 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
     """
     target = study.path / "report.html" if path is None else Path(path)
     page = render(collect(study, study.path))
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, target)
+        atomic_write(target, page)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UsageError(
             f"report {str(target)!r} cannot be written: {error.strerror or error}; choose another file with --out"
         ) from None
@@ -72,7 +69,7 @@ def render(facts: Facts) -> str:
         settings_section(facts),
     ]
     style = "\n".join((_file("page.css"), drawing.STYLE, strip.STYLE))
-    written = datetime.now().strftime("%Y-%m-%d %H:%M")
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"""<!doctype html>
 <html lang="en">
 <head>

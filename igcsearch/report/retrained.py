@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..wording import DASH, count, percent, plural
 from .facts import Facts
-from .html import count, percent, plural, table
+from .html import table
 
 
 def finalists_section(facts: Facts) -> str:
@@ -35,7 +36,7 @@ def _finalist(row: dict[str, Any]) -> list[object]:
     failed = f"failed: {row['failed']}" if row.get("failed") else ""
     return [
         row.get("id"),
-        row.get("family") or "–",
+        row.get("family") or DASH,
         count(row.get("params")),
         count(row.get("macs")),
         percent(row.get("search_accuracy")),

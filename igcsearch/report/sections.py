@@ -5,9 +5,10 @@ Each function returns HTML for one section; the charts in them are empty boxes t
 
 from __future__ import annotations
 
+from ..wording import DASH, clock, percent
 from . import strip
 from .facts import Facts
-from .html import percent, text
+from .html import text
 
 
 def lead(facts: Facts) -> str:
@@ -41,7 +42,7 @@ def tiles(facts: Facts) -> str:
             "of the validation split" if best else "none yet",
             " lead-tile",
         ),
-        ("Its parameters", f"{best['params']:,}" if best else "–", f"{best['macs']:,} MACs" if best else "", ""),
+        ("Its parameters", f"{best['params']:,}" if best else DASH, f"{best['macs']:,} MACs" if best else "", ""),
         ("On the front", str(len(facts.front)), "not beaten in accuracy and cost", ""),
         ("Candidates trained", str(trained), states, ""),
         (
@@ -50,20 +51,13 @@ def tiles(facts: Facts) -> str:
             f"{counts['settled']} settled untrained{': ' + reasons if reasons else ''}",
             "",
         ),
-        ("Training time", _time(facts.seconds), "all candidates together", ""),
+        ("Training time", clock(facts.seconds), "all candidates together", ""),
     ]
     items = "".join(
         f'<div class="tile{extra}"><dt>{text(name)}</dt><dd>{text(value)}<small>{text(small)}</small></dd></div>'
         for name, value, small, extra in tiles
     )
     return f'<dl class="tiles">{items}</dl>'
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def front_section(facts: Facts) -> str:

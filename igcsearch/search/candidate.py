@@ -7,14 +7,15 @@ A trial carries at most three user attributes, written in few calls because each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from igcsearch.spec import Architecture
+from igcsearch.spec import Architecture, Budget
 
 CANDIDATE, RESULT, STATE, RETRY_OF = "igcsearch:candidate", "igcsearch:result", "igcsearch:state", "igcsearch:retry_of"
 STATES = ("complete", "stopped", "settled", "failed", "running")
@@ -76,6 +77,19 @@ class Candidate:
     def trained_alike(self) -> tuple[int, int, int]:
         """What two candidates must share to be compared: epochs, training images, image size."""
         return self.epochs, self.train_images, self.image_size
+
+
+def comparable(candidates: Iterable[Candidate], budget: Budget) -> list[Candidate]:
+    """The complete candidates within the latency budget that are trained alike: as most of them are, should they differ."""
+    limit = budget.latency_ms
+    able = [
+        candidate
+        for candidate in candidates
+        if candidate.state == "complete"
+        and (limit is None or candidate.latency_ms is None or candidate.latency_ms <= limit)
+    ]
+    ways = Counter(candidate.trained_alike for candidate in able).most_common(1)
+    return [candidate for candidate in able if candidate.trained_alike == ways[0][0]]
 
 
 def describe(architecture: Architecture, *, stored: bool = True) -> dict[str, Any]:

@@ -6,9 +6,10 @@ it runs and on what (trials, time limit, workers, device, engine) may differ fro
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,11 @@ class SearchConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; unknown entries are refused."""
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise UsageError(f"search: unknown entry {name!r}{near(str(name), names)}; known: {', '.join(names)}")
         recipe = values.get("recipe")
         parts = {
             "data": DataSpec.from_dict(values["data"]),
@@ -157,6 +162,15 @@ def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -
             was, given = _difference(before, now)
             cure = f"resume it with its own {option}, or give another output folder"
             raise UsageError(f"{where} holds a study with {name} {was}, not {given}; {cure}")
+
+
+def space_sha256(space: str) -> str | None:
+    """The content of a space's file, as a hash; None for a space that comes with igcsearch."""
+    file = space if space.endswith(".py") else space.rpartition(":")[0]
+    try:
+        return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if file else None
+    except OSError:
+        return None
 
 
 def available_cores() -> int:

@@ -22,15 +22,16 @@ from optuna.trial import FrozenTrial, TrialState
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Problem
 
-from . import events
+from . import events, storage
 from .candidate import CANDIDATE, RESULT, STATE, describe, read_candidate
 from .config import SearchConfig
 from .engines import DataFacts, Job
+from .engines.processes import MAX_ATTEMPTS
 from .recovery import recover, requeue
 from .samplers import derived_seed, make_pruner, make_sampler
 from .settle import Settled, Space, settle, space_refused, tell_settled, too_slow
 
-MAX_ATTEMPTS = 3  # of a candidate whose worker dies
+CHECKPOINTS = "candidates"  # folder, in the study's; one of each candidate under way, by its hash
 MAX_SETTLED = 1000  # proposals in a row that were not worth training
 MIN_FAILURES = 10  # failed candidates that end a run: more than this and more than `trials`
 MIN_COMPLETE = 4  # candidates trained to the end before any is stopped early
@@ -148,6 +149,10 @@ class Coordinator:
         self._clear(running.job)
         return False
 
+    def note(self, id: int, text: str) -> None:
+        """Something that the user should know of a candidate under way."""
+        self.emit(events.Noted(self.counts, id, text))
+
     def finished(self, id: int, result: dict[str, Any]) -> None:
         """A candidate's training is over: {"accuracy", "epochs", "curve", "seconds", "stopped", "device", "threads",
         "architecture" (hardened JSON data, where something was learned)}."""
@@ -259,7 +264,7 @@ class Coordinator:
         }
         trial.set_user_attr(CANDIDATE, facts)
         self._seen[architecture.key] = trial.number
-        checkpoint = self._folder / "candidates" / architecture.hash / "checkpoint.safetensors"
+        checkpoint = self._folder / CHECKPOINTS / architecture.hash / "checkpoint.safetensors"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         recipe = self.recipe.to_dict() | {"seed": seed}
         job = Job(trial.number, architecture.to_json(), recipe, str(checkpoint), self.config.measures_latency)
@@ -328,7 +333,9 @@ class Coordinator:
 
     def _take_over(self) -> int:
         """Rebuild what this object knows from the study, and make a dead run's trials whole. Number of candidates queued again."""
-        for frozen in self._study.get_trials(deepcopy=False):
+        with storage.readable(self._folder):
+            trials = self._study.get_trials(deepcopy=False)
+        for frozen in trials:
             if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) or CANDIDATE in frozen.user_attrs:
                 self._know(frozen.params)
         queued = recover(self._study, self._tell)
@@ -343,8 +350,9 @@ class Coordinator:
         self._asked += 1
         self._tally[candidate.state] += 1
         if CANDIDATE in frozen.user_attrs:
-            self._seen[candidate.key] = candidate.id
-            shutil.rmtree(self._folder / "candidates" / candidate.hash, ignore_errors=True)
+            proposed = frozen.user_attrs[CANDIDATE]  # not what training may have made of it
+            self._seen[proposed["key"]] = candidate.id
+            shutil.rmtree(self._folder / CHECKPOINTS / proposed["hash"], ignore_errors=True)
         if candidate.state == "complete" and candidate.accuracy is not None:
             self._best = max(self._best, candidate.accuracy)
 

@@ -4,7 +4,7 @@
 renders them. Nothing here is stored: the study is the record.
 
 A new search sends Started, Estimate, then for each candidate CandidateStarted, EpochDone ..., Finished | Stopped | Failed, with
-ProposalSettled and Retried between them, and Ended as the last one.
+ProposalSettled, Retried and Noted between them, and Ended as the last one.
 """
 
 from __future__ import annotations
@@ -138,6 +138,14 @@ class Retried(Event):
     id: int
     reason: str
     attempt: int
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    """Something that the user should know of a candidate under way, such as a damaged checkpoint."""
+
+    id: int
+    text: str
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from igcsearch.search_spaces import get_space
 from igcsearch.training import Recipe
 
 from . import events, storage
-from .config import SearchConfig, check_same_question
-from .coordinator import Coordinator, Plan
+from .config import SearchConfig, check_same_question, space_sha256
+from .coordinator import CHECKPOINTS, Coordinator, Plan
 from .engines import DataFacts
 from .engines.local import LocalEngine
 from .samplers import population_size, resolve_stopping
@@ -53,14 +53,15 @@ def run_search(
             budget that the space cannot meet.
     """
     folder = Path(out)
-    if storage.holds_study(folder) and not resume:
-        raise UsageError(f"{folder} holds a study already; give --resume to go on with it, or another output folder")
+    _refuse_existing(folder, resume)
     space = get_space(config.space)
     with storage.locked(folder):
+        _refuse_existing(folder, resume)  # again: another search may have made it meanwhile
         study = storage.load(folder) if storage.holds_study(folder) else None
         if study is not None:
-            stored = SearchConfig.from_dict(study.user_attrs["igcsearch:config"])
+            stored = storage.stored_config(study, folder)
             check_same_question(stored, config, str(folder))
+            _check_same_space(study, config, folder)
             config = replace(config, recipe=stored.recipe)
         engine = engine or LocalEngine(config)
         with _signals(engine), _quiet():
@@ -95,9 +96,10 @@ def _run(
         _check_same_data(study, facts, folder)
         study.set_user_attr("igcsearch:config", config.to_dict())  # trials, limits and places may be new
     storage.describe(folder)
-    plan = Plan(**study.user_attrs["igcsearch:plan"])
+    with storage.readable(folder):
+        plan = Plan(**study.user_attrs["igcsearch:plan"])
     try:
-        with storage.readable(folder):
+        with storage.writable(folder):  # it makes a dead run's candidates whole
             coordinator = Coordinator(study, config, space=space, facts=facts, plan=plan, folder=folder, emit=emit)
         data = {
             name: value
@@ -118,6 +120,8 @@ def _run(
         emit(events.Ended(coordinator.counts, reason, message))
     finally:
         storage.close(study)
+        with suppress(OSError):
+            (folder / CHECKPOINTS).rmdir()  # where no candidate is under way
 
 
 def _attributes(config: SearchConfig, facts: DataFacts) -> dict[str, Any]:
@@ -132,15 +136,33 @@ def _attributes(config: SearchConfig, facts: DataFacts) -> dict[str, Any]:
         "igcsearch:data": {name: value for name, value in asdict(facts).items() if name not in ("recipe", "versions")},
         "igcsearch:plan": asdict(Plan(stopping, population_size(config.trials))),
         "igcsearch:versions": versions,
+        "igcsearch:space_sha256": space_sha256(config.space),
     }
+
+
+def _refuse_existing(folder: Path, resume: bool) -> None:
+    if storage.holds_study(folder) and not resume:
+        raise UsageError(f"{folder} holds a study already; give --resume to go on with it, or another output folder")
+
+
+def _check_same_space(study: optuna.Study, config: SearchConfig, folder: Path) -> None:
+    """A space of the user's own must be the one that the study began with, to the letter of its file."""
+    with storage.readable(folder):
+        before = study.user_attrs.get("igcsearch:space_sha256")
+    if before is not None and before != space_sha256(config.space):
+        raise UsageError(
+            f"the file of space {config.space!r} was changed since the study in {folder} began; restore it as it was to "
+            "resume, or give another output folder"
+        )
 
 
 def _check_same_data(study: optuna.Study, facts: DataFacts, folder: Path) -> None:
     """The images behind the name must be those that the study began with."""
-    before = study.user_attrs["igcsearch:data"]
+    with storage.readable(folder):
+        before = study.user_attrs["igcsearch:data"]
     for name in ("image_size", "in_channels", "num_classes", "train", "validation", "test", "fingerprint"):
-        if before[name] != (now := getattr(facts, name)):
-            what = f"{name} {before[name]}, not {now}"
+        if before.get(name) != (now := getattr(facts, name)):
+            what = f"{name} {before.get(name)}, not {now}"
             raise UsageError(
                 f"{folder} was searched on other data ({what}); give its own data, or another output folder"
             )

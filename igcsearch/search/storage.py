@@ -22,6 +22,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from igcsearch.errors import UsageError
+from igcsearch.files import atomic_write
+
+from .config import SearchConfig
 
 DATABASE, DESCRIPTION, LOCK = "study.db", "study.json", "study.lock"
 STUDY_NAME = "igcsearch"
@@ -127,6 +130,21 @@ def load(folder: Path) -> optuna.Study:
     return study
 
 
+def stored_config(study: optuna.Study, folder: Path) -> SearchConfig:
+    """What the study was asked to do.
+
+    Raises:
+        UsageError: a configuration that this version cannot read.
+    """
+    with readable(folder):
+        values = study.user_attrs["igcsearch:config"]
+    try:
+        return SearchConfig.from_dict(values)
+    except (UsageError, KeyError, TypeError, AttributeError) as error:
+        what = f"{folder / DATABASE} has a configuration that this igcsearch cannot read ({_short(error)})"
+        raise UsageError(f"{what}; update igcsearch, or restore the file from a copy") from error
+
+
 def describe(folder: Path) -> None:
     """Write `study.json`, from which other tools find the storage (never a password)."""
     text = (
@@ -134,9 +152,7 @@ def describe(folder: Path) -> None:
     )
     target = folder / DESCRIPTION
     if not target.exists():
-        draft = target.with_suffix(".json.new")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, target)
+        atomic_write(target, text)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from . import storage
-from .candidate import STATES, Candidate, read_candidate
+from .candidate import STATES, Candidate, comparable, read_candidate
 from .config import SearchConfig
 from .pareto import front_indices
 
@@ -58,9 +58,9 @@ class Study:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.optuna: optuna.Study = storage.load(path)
+        self.config: SearchConfig = storage.stored_config(self.optuna, path)
         with storage.readable(path):
             attributes = self.optuna.user_attrs
-            self.config = SearchConfig.from_dict(attributes["igcsearch:config"])
             self.data: dict[str, Any] = attributes["igcsearch:data"]
             self.plan: dict[str, Any] = attributes["igcsearch:plan"]
             self.versions: dict[str, str] = attributes["igcsearch:versions"]
@@ -86,7 +86,7 @@ class Study:
         costs = self.config.objectives[1:] or ("params", "macs")
         names = {"latency": "latency_ms"}
         points: dict[tuple[float, ...], Candidate] = {}
-        for candidate in self._comparable():
+        for candidate in self.comparable():
             values = [getattr(candidate, names.get(cost, cost)) for cost in costs]
             if candidate.accuracy is not None and None not in values:
                 points.setdefault((*map(float, values), -candidate.accuracy), candidate)
@@ -95,7 +95,7 @@ class Study:
 
     def best(self) -> Candidate | None:
         """The most accurate of the candidates that may be on a front, the cheaper one of equals; None before the first."""
-        able = [c for c in self._comparable() if c.accuracy is not None]
+        able = [c for c in self.comparable() if c.accuracy is not None]
         return min(able, key=lambda c: (-(c.accuracy or 0.0), c.params, c.macs, c.id), default=None)
 
     def status(self) -> dict[str, Any]:
@@ -132,19 +132,14 @@ class Study:
         frame = pandas.DataFrame({name: [_cell(c, name) for c in candidates] for name in _COLUMNS})
         return frame.astype(_COLUMNS).assign(on_front=[c.id in front for c in candidates])
 
-    def _comparable(self) -> list[Candidate]:
-        """Complete candidates within the latency budget, trained as the study says (or as most are, should they differ)."""
-        limit = self.config.budget.latency_ms
-        complete = [
-            c for c in self.candidates(("complete",)) if limit is None or c.latency_ms is None or c.latency_ms <= limit
-        ]
-        if not complete:
-            return []
-        most, _ = Counter(candidate.trained_alike for candidate in complete).most_common(1)[0]
-        return [candidate for candidate in complete if candidate.trained_alike == most]
+    def comparable(self) -> list[Candidate]:
+        """The candidates that may be compared: complete, within the latency budget, trained as most of those are."""
+        return comparable(self.candidates(), self.config.budget)
 
 
 def _cell(candidate: Candidate, name: str) -> Any:
-    """A candidate's value for a column; sizes that are not known are missing, not 0."""
+    """A candidate's value for a column; what is not known, because it was not trained, is missing and not 0."""
     value = getattr(candidate, name)
-    return None if value == 0 and name in ("params", "macs", "train_images", "image_size", "seed", "seconds") else value
+    if name == "seed":
+        return value if candidate.train_images else None
+    return None if value == 0 and name in ("params", "macs", "train_images", "image_size", "seconds") else value

@@ -8,6 +8,7 @@ import of torch.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from igcsearch.training.checkpoint import CheckpointError
     from igcsearch.training.datasets.images import ImageData, Split
     from igcsearch.training.datasets.load import load_data
     from igcsearch.training.datasets.spec import DATA_NAMES, DataSpec
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from igcsearch.training.step import TrainingDiverged
 else:
     _HOME = {
+        "CheckpointError": "checkpoint",
         "DATA_NAMES": "datasets.spec",
         "DataSpec": "datasets.spec",
         "Epoch": "loop",
@@ -45,6 +47,7 @@ else:
 
 __all__ = [
     "DATA_NAMES",
+    "CheckpointError",
     "DataSpec",
     "Epoch",
     "ImageData",

@@ -7,8 +7,6 @@ no generator to keep.
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from igcsearch.errors import UsageError
+from igcsearch.files import replacing
 from igcsearch.training.step import Stepper
 
 _FORMAT = 1
 _KEY = "igcsearch"
 _CURE = "remove it or name another file"
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that this training cannot go on from: damaged, of another format, or of another training."""
 
 
 def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curve: list[dict[str, Any]]) -> None:
@@ -39,47 +42,45 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(stepper).items()}
     about = {"format": _FORMAT, "identity": identity, "curve": curve}
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, beside, metadata={_KEY: json.dumps(about)})
-        _sync(beside)
-        os.replace(beside, path)
-        _sync(path.parent)
+        with replacing(path) as beside:
+            save_file(tensors, beside, metadata={_KEY: json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise UsageError(f"checkpoint {path} cannot be written ({error}); name a file in a folder with room") from None
-    finally:
-        with suppress(OSError):
-            beside.unlink()
 
 
 def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:
     """Put the state of a file into the stepper; the curve up to then.
 
     Raises:
-        UsageError: a file that is damaged, of another format, or of another architecture, recipe, data or start. It is
-            never overwritten in silence: it may be hours of somebody's work.
+        CheckpointError: a file that is damaged, of another format, or of another architecture, recipe, data or start.
+            It is never overwritten in silence: it may be hours of somebody's work.
     """
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UsageError(f"checkpoint {path} cannot be read ({error}); {_CURE}") from None
-    if about.get("format") != _FORMAT:
-        raise UsageError(f"checkpoint {path} has format {about.get('format')}, this version reads {_FORMAT}; {_CURE}")
+        version, theirs, curve = about["format"], about.get("identity"), about.get("curve")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}); {_CURE}") from None
+    if version != _FORMAT:
+        raise CheckpointError(f"checkpoint {path} has format {version}, this version reads {_FORMAT}; {_CURE}")
+    if not isinstance(theirs, dict) or not isinstance(curve, list):
+        raise CheckpointError(f"checkpoint {path} does not say what training it is of; {_CURE}")
     for key, value in identity.items():
-        if about["identity"].get(key) != value:
-            raise UsageError(
-                f"checkpoint {path} is of another {key}{_difference(about['identity'].get(key), value)}; {_CURE}"
+        if theirs.get(key) != value:
+            raise CheckpointError(
+                f"checkpoint {path} is of another {key}{_difference(theirs.get(key), value)}; {_CURE}"
             )
     ours = _tensors(stepper)
-    if ours.keys() != tensors.keys():
-        raise UsageError(f"checkpoint {path} holds other tensors than this training; {_CURE}")
+    if {name: tensor.shape for name, tensor in ours.items()} != {
+        name: tensor.shape for name, tensor in tensors.items()
+    }:
+        raise CheckpointError(f"checkpoint {path} holds other tensors than this training; {_CURE}")
     with torch.no_grad():
         for name, tensor in ours.items():
             tensor.copy_(tensors[name])
-    curve: list[dict[str, Any]] = about["curve"]
     return curve
 
 
@@ -110,12 +111,3 @@ def _difference(theirs: object, ours: object) -> str:
         return f" ({theirs}, now {ours})"
     keys = [key for key in ours if theirs.get(key) != ours[key]]
     return " (" + ", ".join(f"{key} {theirs.get(key)}, now {ours[key]}" for key in keys[:3]) + ")"
-
-
-def _sync(path: Path) -> None:
-    """Have the system write a file or folder to the disk, so that the rename cannot overtake the content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

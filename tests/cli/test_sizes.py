@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igcsearch.cli.sizes import clock, parse_duration, parse_size, percent, short
+from igcsearch.cli.sizes import parse_duration, parse_size
 from igcsearch.errors import UsageError
+from igcsearch.wording import accuracy, clock, percent, plural, short
 
 UNITS = {"": 1, "k": 10**3, "K": 10**3, "m": 10**6, "M": 10**6, "G": 10**9}
 
@@ -73,4 +74,10 @@ def test_numbers_for_people() -> None:
         *("0.0 s", "0.4 s", "42 s", "3 min 05 s", "1 h 20 min", "1 d 3 h")
     ]
     assert percent(0.98765) == "98.77 %"
+    assert [clock(s) for s in (9.94, 9.96, 59.6, 3599.7)] == ["9.9 s", "10 s", "1 min 00 s", "1 h 00 min"]
     assert percent(None) == "-"
+    assert percent(0.985, 0.001) == "98.50 ± 0.10 %"
+    assert accuracy(0.985, 0.001, 3) == "98.50 ± 0.10 % (3 seeds)"
+    assert accuracy(0.985, None, 1) == accuracy(0.985, 0.0, 1) == "98.50 % (1 seed)"
+    assert accuracy(None, None, 0) == "not measured"
+    assert [plural(n, "image") for n in (0, 1, 1000)] == ["0 images", "1 image", "1,000 images"]

@@ -93,7 +93,7 @@ def test_failing_write_leaves_the_old_entry(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write_module, "_sync_folder", full)
+    monkeypatch.setattr(write_module, "sync_folder", full)
     with pytest.raises(UsageError, match="No space left"):
         write_entry(entry.path, architecture, weights, {**metrics, "epochs": 9}, overwrite=True)
     assert read_folder(entry.path).metrics["epochs"] == 2

@@ -13,6 +13,7 @@ from igcsearch.blocks import dense, igcv2, network, stage
 from igcsearch.entries import Entry
 from igcsearch.publish import events, publish
 from igcsearch.search import Candidate, SearchConfig
+from igcsearch.search.candidate import comparable
 from igcsearch.spec import Architecture, Budget, Problem
 from igcsearch.training import DataSpec, Recipe, evaluate
 
@@ -31,6 +32,9 @@ class FakeStudy:
 
     def candidates(self) -> list[Candidate]:
         return self.found
+
+    def comparable(self) -> list[Candidate]:
+        return comparable(self.found, self.config.budget)
 
     def front(self) -> list[Candidate]:
         return [candidate for candidate in self.found if candidate.state == "complete"]

@@ -211,7 +211,7 @@ def test_all_finalists_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rounds, "run_jobs", fail)
     with pytest.raises(UsageError, match="every finalist failed: seed 0: no luck"):
         publish(fake_study(tmp_path / "study"), to=tmp_path / "zoo")  # type: ignore[arg-type]
-    assert list((tmp_path / "zoo").iterdir()) == []
+    assert not (tmp_path / "zoo").exists()
 
 
 def test_bad_input_before_any_training(tmp_path: Path) -> None:
@@ -233,6 +233,77 @@ def test_bad_input_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         publish(tmp_path / "nowhere", to=tmp_path / "zoo")
     assert not list((study.path / "publish").glob("*/seed*"))
+    assert not (tmp_path / "zoo").exists(), "a call that fails leaves no zoo"
+
+
+def _refusing(jobs: Sequence[Job], workers: int, on_message: OnMessage) -> None:
+    assert not jobs, "nothing is to be trained"
+
+
+def test_an_entry_of_another_origin_is_kept(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known before any training, with the entry, the difference and the cure; overwrite=True replaces it."""
+    zoo = tmp_path / "zoo"
+    [entry] = run(published.study, zoo, top=1, seeds=2).entries
+    elsewhere = fake_study(tmp_path / "elsewhere")
+    before = (entry.path / "metrics.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "run_jobs", _refusing)
+        for message, study, options in [
+            (r"another recipe already \(epochs 1, now 7\).*--overwrite", published.study, {"epochs": 7}),
+            (r"another study already \(study study, now elsewhere\).*--to", elsewhere, {}),
+            (r"another data already", published.study, {"train_images": 500}),
+        ]:
+            with pytest.raises(UsageError, match=message) as caught:
+                run(study, zoo, top=1, seeds=2, **options)
+            assert str(entry.path) in str(caught.value)
+        (entry.path / "metrics.json").write_text("{")
+        with pytest.raises(UsageError, match=r"cannot be read.*overwrite"):
+            run(published.study, zoo, top=1, seeds=2)
+        (entry.path / "metrics.json").write_bytes(before)
+        again = run(replace(published.study, found=published.study.found[:]), zoo, top=1, seeds=2, overwrite=True)
+    assert [one.name for one in again.entries] == [entry.name]
+    for file in (published.study.path / "publish").rglob("*"):  # as if the other study had retrained them so
+        target = elsewhere.path / file.relative_to(published.study.path)
+        if file.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.write_bytes(file.read_bytes())
+    [replaced] = run(elsewhere, zoo, top=1, seeds=2, overwrite=True).entries
+    assert (replaced.path, replaced.metrics["provenance"]["study"]) == (entry.path, "elsewhere")
+    assert replaced.metrics["provenance"]["candidates_ranked"] == 5
+
+
+def test_another_test_split_is_tested_anew(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures of the test split are of its own images, not only of the images that were trained on."""
+    found = load_data(DataSpec("digits"))
+    half = replace(found.test, **{name: getattr(found.test, name)[::2] for name in ("images", "labels", "indices")})
+    monkeypatch.setattr(rounds, "load_data", lambda spec: replace(found, test=half))
+    again = run(published.study, tmp_path / "zoo", top=1, seeds=2)
+    assert [images for _, images in again.evaluated] == [len(half)] * 2
+    monkeypatch.undo()
+    [entry] = run(published.study, tmp_path / "zoo", top=1, seeds=2).entries
+    assert entry.metrics["accuracy"] == published.entries[0].metrics["accuracy"]
+
+
+def test_a_damaged_checkpoint_costs_its_epochs_alone(tmp_path: Path) -> None:
+    """The file is the study's own: it is discarded with a note."""
+    study = fake_study(tmp_path / "study", 1)
+    folder = study.path / "publish" / study.found[0].hash / "seed0"
+    folder.mkdir(parents=True)
+    [entry] = run(study, tmp_path / "zoo", top=1, seeds=1).entries
+    [weights] = folder.glob("weights-*")
+    key = weights.stem.partition("-")[2]
+    for file in folder.iterdir():
+        file.unlink()
+    (folder / f"checkpoint-{key}.safetensors").write_bytes(b"half a file")
+    again = run(study, tmp_path / "zoo", top=1, seeds=1)
+    assert again.entries[0].metrics["weights_sha256"] == entry.metrics["weights_sha256"]
+    notes = [event.text for event in again.told if isinstance(event, events.Note)]
+    assert any("candidate 0 seed 0: training begins anew: checkpoint" in note for note in notes)
 
 
 def test_zoo_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Published) -> None:

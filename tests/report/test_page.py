@@ -100,8 +100,8 @@ def test_retraining_is_shown_whenever_it_was_done(make_study: Make) -> None:
     page = render(collect(study, study.path))
     assert "Kendall's tau is <b>0.61</b>" in page
     assert len(data_of(page)["agreement"]) == len(pairs)
-    assert "99.10 % ± 0.20" in page
-    assert "98.50 % ± 0.10" in page
+    assert "99.10 ± 0.20 %" in page
+    assert "98.50 ± 0.10 %" in page
     # Files that cannot be read are no reason to have no page.
     (study.path / "publish" / "agreement.json").write_text("{")
     assert "Kendall" not in render(collect(study, study.path))

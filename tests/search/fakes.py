@@ -3,7 +3,7 @@
 The trainer runs in real worker processes (loaded from this file by path) and is told what to do by environment variables:
 FAKE_LOG (a file: one line an epoch trained), FAKE_EPOCH (seconds an epoch), FAKE_KILL (hash prefixes whose first attempt kills the
 worker in its first epoch), FAKE_DIVERGE (hash prefixes that fail), FAKE_LATENCY (milliseconds for a million MACs), FAKE_REFUSE (an
-error of the data), FAKE_EXIT (the process ends at its start).
+error of the data), FAKE_NOTE (said of every candidate), FAKE_EXIT (the process ends at its start).
 """
 
 from __future__ import annotations
@@ -88,10 +88,14 @@ class FakeTrainer:
     def latency(self, job: Job) -> float:
         return float(os.environ.get("FAKE_LATENCY", "1")) * architecture_of(job).macs / 1e6
 
-    def train(self, job: Job, on_epoch: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def train(
+        self, job: Job, on_epoch: Callable[[dict[str, Any]], bool], on_note: Callable[[str], None]
+    ) -> dict[str, Any]:
         architecture, checkpoint, stopped = architecture_of(job), Path(job.checkpoint), False
         if architecture.hash.startswith(tuple(os.environ.get("FAKE_DIVERGE", "-").split(","))):
             raise UsageError("loss is not finite at step 3")
+        if "FAKE_NOTE" in os.environ:
+            on_note(os.environ["FAKE_NOTE"])
         curve = json.loads(checkpoint.read_text()) if checkpoint.exists() else []
         for record in curve:
             stopped = stopped or not on_epoch(record)

@@ -81,6 +81,25 @@ def test_the_hardened_architecture_is_shown_and_the_proposed_one_is_kept(driven,
     assert search.study.trials[0].values == [0.5, hardened.params]
 
 
+# A resumed study knows its candidates by what was proposed, as the running one does.
+def test_a_resumed_study_knows_the_proposed_architecture(driven, fakes, tmp_path, monkeypatch):
+    monkeypatch.setattr("igcsearch.search.coordinator.MAX_SETTLED", 40)
+    search = driven(trials=4, space=fakes.TINY_SPACE, sampler="random")
+    problem = search.coordinator.facts.problem(Budget())
+    while (job := search.coordinator.next_job()) is not None:
+        hardened = fakes.make(problem, "dense", (8 * (job.id + 1),), (3,))
+        result = {"accuracy": 0.5, "epochs": 3, "curve": [], "stopped": False, "architecture": hardened.to_dict()}
+        search.coordinator.finished(job.id, result)
+    proposed = {json.dumps(c.proposed) for c in candidates(search.study) if c.proposed}
+    assert len(proposed) == 4  # all that this space has
+    left = tmp_path / "candidates" / search.study.trials[0].user_attrs["igcsearch:candidate"]["hash"]
+    left.mkdir(parents=True)
+    again = driven(search.study, trials=5, space=fakes.TINY_SPACE, sampler="random")
+    assert not left.exists(), "a checkpoint that a kill left behind"
+    assert again.coordinator.next_job() is None
+    assert again.coordinator.ended[0] == "settled", "nothing is trained twice"
+
+
 @pytest.mark.parametrize("stopping", ["halving", "hyperband"])
 def test_early_stopping_leaves_stopped_candidates_that_count(driven, stopping):
     from igcsearch.training import Recipe

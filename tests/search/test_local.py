@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from igcsearch.errors import UsageError
-from igcsearch.search import events, open_study, run_search
+from igcsearch.search import events, open_study, run_search, storage
 from igcsearch.search.engines.local import LocalEngine
 from igcsearch.spec import Budget
 
@@ -115,7 +115,7 @@ def test_a_search_runs_in_processes_and_leaves_none(search, log, tmp_path):
     timed = kinds.index(events.Estimate)
     assert kinds[:timed].count(events.CandidateStarted) == 1  # nothing else runs while the step is timed
     assert estimate.total_seconds == pytest.approx(3 * estimate.candidate_seconds)  # 5 candidates by 2 workers
-    assert not list((tmp_path / "out" / "candidates").iterdir())  # checkpoints are gone
+    assert not (tmp_path / "out" / "candidates").exists()  # checkpoints are gone
 
 
 def test_with_one_worker_the_same_seed_gives_the_same_study(search, tmp_path):
@@ -269,6 +269,33 @@ def test_a_study_of_another_question_is_not_resumed(search, changes, message):
     search(trials=1)
     with pytest.raises(UsageError, match=message):
         search(resume=True, **changes)
+
+
+# The space's file may have been edited between two runs: proposals of two spaces do not belong in one study.
+def test_a_study_is_not_resumed_with_a_changed_space(search, tmp_path, fakes):
+    space = tmp_path / "space.py"
+    space.write_bytes(Path(fakes.__file__).read_bytes())
+    search(trials=1, space=f"{space}:space")
+    search(trials=2, space=f"{space}:space", resume=True)
+    space.write_text(space.read_text() + "# another line\n")
+    with pytest.raises(UsageError, match=r"was changed since the study in .* began; restore it as it was to resume"):
+        search(trials=3, space=f"{space}:space", resume=True)
+
+
+# The folder may get its study between the first look and the lock.
+def test_a_study_that_came_meanwhile_is_kept(search, tmp_path, monkeypatch):
+    search(trials=1)
+    looks = iter([False])
+    real = storage.holds_study
+    monkeypatch.setattr(storage, "holds_study", lambda folder: next(looks, None) is not False and real(folder))
+    with pytest.raises(UsageError, match="holds a study already; give --resume"):
+        search(trials=1)
+
+
+def test_what_a_worker_notes_is_told(search, monkeypatch):
+    monkeypatch.setenv("FAKE_NOTE", "its checkpoint was damaged")
+    _, seen = search(trials=1)
+    assert [(e.id, e.text) for e in seen if isinstance(e, events.Noted)] == [(0, "its checkpoint was damaged")]
 
 
 def test_two_searches_do_not_share_a_folder(tmp_path, search, log, monkeypatch):

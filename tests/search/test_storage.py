@@ -9,7 +9,7 @@ import time
 import pytest
 
 from igcsearch.errors import UsageError
-from igcsearch.search import open_study, storage
+from igcsearch.search import open_study, run_search, storage
 
 ATTRIBUTES = {"igcsearch:config": {}, "igcsearch:schema": 1}
 
@@ -136,6 +136,26 @@ def test_a_newer_schema_is_refused(tmp_path):
     storage.close(study)
     with pytest.raises(UsageError, match="schema 99, newer than 1"):
         open_study(tmp_path)
+
+
+# One line that says what to do, for what a newer version may have put in: entries and values that are not known here.
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"colour": 1}, "unknown entry 'colour'"),
+        ({"sampler": "quantum"}, "unknown sampler 'quantum'"),
+        ({"budget": {"joules": 1}}, "joules"),
+        ({"recipe": {"joy": 1}}, "unknown entry 'joy'"),
+        ({"data": None}, "NoneType"),
+    ],
+)
+def test_a_configuration_of_a_newer_version_is_one_clear_line(tmp_path, config, change, what):
+    stored = config().to_dict() | change
+    storage.close(storage.create(tmp_path, ["maximize"], {**ATTRIBUTES, "igcsearch:config": stored}))
+    for call in (open_study, lambda folder: run_search(config(), folder, resume=True)):
+        with pytest.raises(UsageError, match=f"study.db has a configuration .*{what}.*update igcsearch") as caught:
+            call(tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

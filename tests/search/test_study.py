@@ -6,9 +6,9 @@ import sys
 import pandas
 import pytest
 
-from igcsearch.search import open_study, storage
+from igcsearch.search import Candidate, open_study, storage
 from igcsearch.search.run import _attributes
-from igcsearch.search.study import Study
+from igcsearch.search.study import Study, _cell
 from igcsearch.spec import Budget
 
 
@@ -76,6 +76,13 @@ def test_frame_is_typed_and_has_a_row_for_each_candidate(study):
     assert settled.accuracy.isna().all()
     assert frame.latency_ms.isna().all()
     assert isinstance(frame.describe(), pandas.DataFrame)
+
+
+# 0 is a seed like any other; only candidates that were not trained have none.
+def test_seed_0_is_not_missing():
+    trained = Candidate(id=0, state="complete", train_images=100, seed=0)
+    settled = Candidate(id=1, state="settled", params=5)
+    assert (_cell(trained, "seed"), _cell(settled, "seed"), _cell(settled, "train_images")) == (0, None, None)
 
 
 def test_status_counts_and_names_the_best(study):

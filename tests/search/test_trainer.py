@@ -1,6 +1,7 @@
 """The worker's real trainer on scikit-learn's digits: what it finds in the data, and that it goes on from a checkpoint."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_facts_are_those_of_the_data(trainer):
 
 def test_a_candidate_goes_on_from_its_checkpoint_with_the_same_numbers(trainer, job, tmp_path):
     whole = trainer.train(
-        Job(**{**job.__dict__, "checkpoint": str(tmp_path / "other" / "c.safetensors")}), lambda record: True
+        Job(**{**job.__dict__, "checkpoint": str(tmp_path / "other" / "c.safetensors")}), lambda record: True, print
     )
 
     class KilledError(Exception):
@@ -45,9 +46,9 @@ def test_a_candidate_goes_on_from_its_checkpoint_with_the_same_numbers(trainer, 
         raise KilledError
 
     with pytest.raises(KilledError):
-        trainer.train(job, die)
+        trainer.train(job, die, print)
     epochs = []
-    result = trainer.train(job, lambda record: not epochs.append(record["epoch"]))
+    result = trainer.train(job, lambda record: not epochs.append(record["epoch"]), print)
     assert epochs == [1, 2]
     assert result["accuracy"] == whole["accuracy"]
     assert [r["validation_accuracy"] for r in result["curve"]] == [r["validation_accuracy"] for r in whole["curve"]]
@@ -55,8 +56,26 @@ def test_a_candidate_goes_on_from_its_checkpoint_with_the_same_numbers(trainer, 
     assert json.dumps(result)
 
 
+# The file is the study's own: it costs the epochs in it, not the candidate.
+def test_a_damaged_checkpoint_is_discarded_with_a_note(trainer, job):
+    class KilledError(Exception):
+        pass
+
+    def die(record):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        trainer.train(job, die, print)
+    checkpoint, notes, epochs = Path(job.checkpoint), [], []
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    result = trainer.train(job, lambda record: not epochs.append(record["epoch"]), notes.append)
+    assert (epochs, result["epochs"]) == ([1, 2], 2)
+    [note] = notes
+    assert note.startswith(f"training begins anew: checkpoint {checkpoint} cannot be read")
+
+
 def test_a_candidate_is_stopped_when_it_is_told_so(trainer, job):
-    result = trainer.train(job, lambda record: False)
+    result = trainer.train(job, lambda record: False, print)
     assert result["stopped"]
     assert result["epochs"] == 1
 

@@ -1,5 +1,6 @@
 """Trees of image files: layouts, sizes, colours, what is refused, and the path through loader processes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +140,28 @@ def test_files_give_the_same_training_as_memory(
         pytest.raises(UsageError, match=f"{broken.name} cannot be read"),
     ):
         list(batches.in_order("train", 4))
+
+
+def test_the_fingerprint_of_files_is_that_of_the_folders_content(
+    tmp_path: Path, write_tree: Callable[..., Path]
+) -> None:
+    # Rule: the same wherever the folder lies and however its path is written; another when a file's size or name changes.
+    folder = write_tree("a/pets", _TWO)
+
+    def fingerprints(place: Path) -> tuple[str, str]:
+        data = load_data(DataSpec(str(place)), resident_bytes=0)
+        return data.fingerprint, data.test.fingerprint
+
+    before = fingerprints(folder)
+    shutil.copytree(folder, tmp_path / "b" / "pets")
+    assert fingerprints(tmp_path / "b" / "pets") == before
+    assert fingerprints(tmp_path / "b" / ".." / "a" / "pets") == before
+    with open(folder / "cat" / "003.png", "ab") as file:
+        file.write(b"x")
+    changed = fingerprints(folder)
+    assert sum(new != old for new, old in zip(changed, before, strict=True)) == 1, "the file is in one of the splits"
+    data = load_data(DataSpec(str(folder)), resident_bytes=0)
+    assert isinstance(data.train.images, ImageFiles)
+    Path(data.train.images.paths[0]).unlink()
+    with pytest.raises(UsageError, match=r"cannot be read .*restore it"):
+        data.fingerprint  # noqa: B018

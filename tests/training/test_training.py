@@ -3,6 +3,7 @@ diverges.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from igcsearch.errors import UsageError
 from igcsearch.nn import build
 from igcsearch.spec import Architecture
 from igcsearch.training import (
+    CheckpointError,
     DataSpec,
     Epoch,
     ImageData,
@@ -141,8 +144,19 @@ def test_checkpoint_of_another_training_is_refused(
     assert path.read_bytes() == content
     for broken in (b"", content[:200], content[:-10]):
         path.write_bytes(broken)
-        with pytest.raises(UsageError, match="cannot be read"):
+        with pytest.raises(CheckpointError, match="cannot be read"):
             train(architecture, quarters, recipe, device="cpu", checkpoint=path)
+
+
+@pytest.mark.parametrize("kept", [{}, {"format": 1}, {"format": 1, "identity": 7, "curve": []}, 3])
+def test_checkpoint_that_does_not_say_what_it_is_is_refused(
+    kept: object, quarters: ImageData, make_architecture: Make, tmp_path: Path
+) -> None:
+    # Rule: an error with the file and the cure, not that of a missing key.
+    path, metadata = tmp_path / "c", {"igcsearch": json.dumps(kept)}
+    save_file({"x": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=f"checkpoint {path} .*remove it"):
+        train(make_architecture(quarters), quarters, RECIPE, device="cpu", checkpoint=path)
 
 
 def test_checkpoint_that_cannot_be_written_is_named(

@@ -7,6 +7,7 @@ engine (a Ray cluster) implements `Engine` and drives the same coordinator:
     while (job := coordinator.next_job()) is not None: place it
     an epoch is done   -> coordinator.report(job.id, epoch record) -> False: stop it
     latency is known   -> coordinator.measured(job.id, milliseconds) -> False: drop it
+    something to know  -> coordinator.note(job.id, text)
     it is trained      -> coordinator.finished(job.id, result)
     it raised          -> coordinator.failed(job.id, reason)
     its worker died    -> coordinator.lost(job.id, reason)   (it comes back through next_job, or is failed for good)

@@ -1,18 +1,11 @@
-"""The local engine: training processes on this machine, spawned (never forked), one pipe each.
+"""The local engine: training processes on this machine (processes.py), one candidate each.
 
-Workers that die are noticed at once (their sentinels are waited on with the pipes) and replaced; their candidates go on from the
-last epoch. All start at once; only where data may have to be downloaded, the first one loads them alone.
+Workers that die are noticed at once and replaced; their candidates go on from the last epoch. All start at once; only where
+data may have to be downloaded, the first one loads them alone.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from igcsearch.errors import UsageError
@@ -22,32 +15,21 @@ from igcsearch.search.coordinator import Coordinator
 from igcsearch.training import steps_per_epoch
 
 from . import DataFacts, Job
+from .processes import WorkerProcess, wait_for
 from .worker import WorkerSpec, main
 
 _TICK = 0.5  # seconds between looks at the clock and at `stop`
 _MAX_START_FAILURES = 3
 
 
-class _Worker:
-    """A process, its pipe, and the job it works on."""
+class _Worker(WorkerProcess):
+    """A process and the job it works on."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(
-            target=main, args=(theirs, spec, os.getpid()), name="igcsearch-worker"
-        )
-        with _environment(spec.threads):
-            self.process.start()
-        theirs.close()
+        super().__init__(main, spec, threads=spec.threads, name="igcsearch-worker")
         self.facts: DataFacts | None = None
         self.job: Job | None = None
         self.timing = False  # its job's step is being timed
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
 
 
 class LocalEngine:
@@ -77,11 +59,13 @@ class LocalEngine:
         while worker.facts is None:
             if self.stop:
                 raise KeyboardInterrupt
-            wait([worker.pipe, worker.process.sentinel], timeout=_TICK)
-            for message in _messages(worker.pipe):
-                self._started(worker, message)
-            if worker.facts is None and not worker.process.is_alive():
-                raise UsageError(f"the training process ended at its start ({_exit(worker)}); see its messages above")
+            for _, died in wait_for([worker], _TICK):
+                for message in worker.messages():
+                    self._started(worker, message)
+                if died and worker.facts is None:
+                    raise UsageError(
+                        f"the training process ended at its start ({worker.exit()}); see its messages above"
+                    )
         return worker.facts
 
     def run(self, coordinator: Coordinator) -> None:
@@ -101,12 +85,10 @@ class LocalEngine:
                         self._hand(worker, coordinator.next_job())
             if coordinator.ended is not None and coordinator.counts.running == 0:
                 return
-            pipes, sentinels = {w.pipe: w for w in self._workers}, {w.process.sentinel: w for w in self._workers}
-            ready = wait([*pipes, *sentinels], timeout=_TICK)
-            for worker in [w for w in self._workers if w.pipe in ready or w.process.sentinel in ready]:
-                for message in _messages(worker.pipe):
+            for worker, died in wait_for(self._workers, _TICK):
+                for message in worker.messages():
                     self._handle(worker, message, coordinator)
-                if worker.process.sentinel in ready:
+                if died:
                     self._replace(worker, coordinator)
 
     def close(self) -> None:
@@ -123,8 +105,7 @@ class LocalEngine:
     def _hand(self, worker: _Worker, job: Job | None, kind: str = "train") -> None:
         worker.job, worker.timing = job, kind == "time"
         if job is not None:
-            with suppress(OSError):  # it died: its sentinel says so next
-                worker.pipe.send((kind, job))
+            worker.send((kind, job))
 
     def _started(self, worker: _Worker, message: tuple[Any, ...]) -> None:
         if message[0] == "refused":
@@ -139,12 +120,13 @@ class LocalEngine:
         elif kind == "timed":
             coordinator.emit(self._estimate(float(message[1]), coordinator))
             self._hand(worker, job)
+        elif kind == "note":
+            coordinator.note(job.id, message[1])
         elif kind in ("epoch", "latency"):
             answer = (
                 coordinator.report(job.id, message[1]) if kind == "epoch" else coordinator.measured(job.id, message[1])
             )
-            with suppress(OSError):
-                worker.pipe.send(answer)
+            worker.send(answer)
         else:
             worker.job, worker.timing = None, False
             if kind == "finished":
@@ -155,13 +137,12 @@ class LocalEngine:
     def _replace(self, worker: _Worker, coordinator: Coordinator) -> None:
         """A worker died: another one takes its place, its candidate is tried again."""
         self._workers.remove(worker)
-        worker.process.join()
-        reason = f"its training process died ({_exit(worker)})"
-        worker.pipe.close()
+        reason = f"its training process died ({worker.exit()})"
+        worker.end()
         if worker.facts is None:
             self._start_failures += 1
             if self._start_failures >= _MAX_START_FAILURES:
-                raise UsageError(f"training processes end at their start ({_exit(worker)}); see their messages above")
+                raise UsageError(f"training processes end at their start ({worker.exit()}); see their messages above")
         if worker.job is not None:
             coordinator.lost(worker.job.id, reason)
         self._add_worker()
@@ -173,36 +154,3 @@ class LocalEngine:
         candidate = step * steps * recipe.epochs
         rounds = -(-coordinator.remaining // min(self._config.workers, coordinator.remaining))
         return events.Estimate(coordinator.counts, step, candidate, candidate * rounds)
-
-
-@contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Thread counts must be in the environment before the child imports torch."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _messages(pipe: Connection) -> Iterator[tuple[Any, ...]]:
-    """What lies in the pipe, also what a process sent before it died."""
-    try:
-        while pipe.poll():
-            yield pipe.recv()
-    except (EOFError, OSError):
-        return
-
-
-def _exit(worker: _Worker) -> str:
-    """How a process ended, in words."""
-    code = worker.process.exitcode
-    if code is not None and code < 0:
-        return f"signal {-code}" + (", out of memory?" if code == -9 and sys.platform == "linux" else "")
-    return f"exit code {code}"

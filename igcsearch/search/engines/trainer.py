@@ -1,4 +1,4 @@
-"""The worker's real trainer: igcsearch.training on one device. The only module of the search that imports torch."""
+"""The worker's real trainer: igcsearch.training on one device. Imports torch, as nothing else here but search/training.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 
 from igcsearch import __version__
 from igcsearch.nn import build, measure
-from igcsearch.training import Epoch, Recipe, default_recipe, load_data, resolve_device, time_step, train
+from igcsearch.search.training import train_in_study
+from igcsearch.training import Epoch, Recipe, default_recipe, load_data, resolve_device, time_step
 
 from . import DataFacts, Job
 from .worker import WorkerSpec, architecture_of
@@ -55,7 +56,9 @@ class Trainer:
         network = build(architecture_of(job), seed=0)
         return float(measure.latency(network, device=str(self._device), batch=1, threads=1)["median_ms"])
 
-    def train(self, job: Job, on_epoch: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def train(
+        self, job: Job, on_epoch: Callable[[dict[str, Any]], bool], on_note: Callable[[str], None]
+    ) -> dict[str, Any]:
         """Train the job's network, from its checkpoint where there is one. The result as plain data."""
 
         def told(epoch: Epoch) -> bool:
@@ -64,7 +67,7 @@ class Trainer:
             )
 
         architecture = architecture_of(job)
-        result = train(
+        result = train_in_study(
             architecture,
             self._data,
             Recipe.from_dict(job.recipe),
@@ -72,6 +75,7 @@ class Trainer:
             threads=self._threads,
             checkpoint=Path(job.checkpoint),
             on_epoch=told,
+            on_note=on_note,
         )
         learned = result.architecture.to_dict() if result.architecture.hash != architecture.hash else None
         return {

@@ -4,23 +4,17 @@ It speaks over one pipe, in tuples whose first member says what they are, and ne
 coordinator that has an answer (an epoch, a latency) is followed by waiting for it.
     in:  ("train", Job) ("time", Job)                                       answers: True | False
     out: ("ready", DataFacts) ("refused", text)   then   ("timed", seconds) | ("latency", ms) ("epoch", record)
-         ("finished", result) ("failed", text) ("dropped",)
+         ("note", text) ("finished", result) ("failed", text) ("dropped",)
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import queue
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,8 +23,7 @@ from igcsearch.spec import Architecture
 from igcsearch.training import DataSpec, Recipe
 
 from . import DataFacts, Job
-
-_PR_SET_PDEATHSIG = 1
+from .processes import Channel
 
 
 @dataclass(frozen=True)
@@ -54,57 +47,41 @@ class TrainerLike(Protocol):
 
     def latency(self, job: Job) -> float: ...
 
-    def train(self, job: Job, on_epoch: Callable[[dict[str, Any]], bool]) -> dict[str, Any]: ...
+    def train(
+        self, job: Job, on_epoch: Callable[[dict[str, Any]], bool], on_note: Callable[[str], None]
+    ) -> dict[str, Any]: ...
 
 
-def main(connection: Connection, spec: WorkerSpec, parent: int) -> None:
-    """The process's whole life: ends when the pipe closes, which the death of the coordinator does too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the coordinator decides
-    _die_with(parent)
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+def main(channel: Channel, spec: WorkerSpec) -> None:
+    """What the process does (see processes.py): it ends when data or device cannot be used, else with the coordinator."""
     try:
         trainer: TrainerLike = _find(spec.trainer)(spec)
-        connection.send(("ready", trainer.facts))
+        channel.send(("ready", trainer.facts))
     except UsageError as error:
-        connection.send(("refused", str(error)))
+        channel.send(("refused", str(error)))
         return
     while True:
-        kind, job = inbox.get()
+        kind, job = channel.receive()
         try:
             if kind == "time":
-                connection.send(("timed", trainer.time_step(job)))
+                channel.send(("timed", trainer.time_step(job)))
             else:
-                connection.send(_train(trainer, job, connection, inbox))
+                channel.send(_train(trainer, job, channel))
         except Exception as error:  # whatever happens inside one candidate is that candidate's
-            connection.send(("failed", _described(error)))
+            channel.send(("failed", _described(error)))
 
 
-def _train(trainer: TrainerLike, job: Job, connection: Connection, inbox: queue.SimpleQueue[Any]) -> tuple[Any, ...]:
+def _train(trainer: TrainerLike, job: Job, channel: Channel) -> tuple[Any, ...]:
     def ask(*message: Any) -> bool:
-        connection.send(message)
-        return bool(inbox.get())
+        channel.send(message)
+        return bool(channel.receive())
 
     if job.latency and not ask("latency", trainer.latency(job)):
         return ("dropped",)
-    return ("finished", trainer.train(job, lambda record: ask("epoch", record)))
-
-
-def _receive(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
-    """Read the pipe in a thread of its own, so that its end is noticed in the middle of an epoch."""
-    while True:
-        try:
-            inbox.put(connection.recv())
-        except (EOFError, OSError):
-            os._exit(0)
-
-
-def _die_with(parent: int) -> None:
-    """On Linux the kernel ends this process with its parent, kill -9 included."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(0)
+    return (
+        "finished",
+        trainer.train(job, lambda record: ask("epoch", record), lambda text: channel.send(("note", text))),
+    )
 
 
 def _find(name: str) -> Callable[[WorkerSpec], TrainerLike]:

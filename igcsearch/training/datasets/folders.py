@@ -48,7 +48,7 @@ def read_folder(spec: DataSpec) -> Source:
     size = spec.image_size or size
     parts = {}
     for part, (names, samples) in found.items():
-        files = ImageFiles(tuple(path for path, _ in samples), size, channels)
+        files = ImageFiles(tuple(path for path, _ in samples), size, channels, str(folder))
         parts[part] = Part(files, torch.tensor([classes.index(names[label]) for _, label in samples]))
     name = folder.resolve().name
     layout = "/".join(found) if folders["train"] else "one tree"

@@ -4,6 +4,7 @@ Shapes: N images, C channels, H = W pixels.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,11 +26,13 @@ class ImageFiles:
         paths: one file an image.
         image_size: H = W of what is decoded.
         channels: 1 (grey) or 3 (RGB).
+        root: the data set's folder, in which the paths lie; "" where there is none.
     """
 
     paths: tuple[str, ...]
     image_size: int
     channels: int
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,7 +43,7 @@ class ImageFiles:
 
     def select(self, rows: Tensor) -> "ImageFiles":
         """The files of some rows (int64)."""
-        return ImageFiles(tuple(self.paths[row] for row in rows.tolist()), self.image_size, self.channels)
+        return ImageFiles(tuple(self.paths[row] for row in rows.tolist()), self.image_size, self.channels, self.root)
 
     def decode(self, rows: Sequence[int], threads: int = 1) -> Tensor:
         """Images of some rows: uint8 (len(rows), C, H, W).
@@ -52,6 +55,21 @@ class ImageFiles:
             return torch.stack([self._decode(row) for row in rows])
         with ThreadPoolExecutor(threads) as pool:  # Pillow lets go of the interpreter lock while it decodes
             return torch.stack(list(pool.map(self._decode, rows)))
+
+    def listing(self) -> str:
+        """A line for each image, the same wherever the folder lies: its path in the folder, and its size in bytes.
+
+        Raises:
+            UsageError: a file that is not there any more, by its path.
+        """
+        lines = []
+        for path in self.paths:
+            try:
+                size = os.stat(path).st_size
+            except OSError as error:
+                raise UsageError(f"image {path} cannot be read ({error.strerror or error}); restore it") from None
+            lines.append(f"{os.path.relpath(path, self.root) if self.root else path} {size}".replace(os.sep, "/"))
+        return "\n".join(lines)
 
     def _decode(self, row: int) -> Tensor:
         from PIL import Image
@@ -86,6 +104,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of images, labels and ids; images that stay in their files count by path and size."""
+        return _digest(self)
 
 
 @dataclass(frozen=True)
@@ -125,13 +148,21 @@ class ImageData:
     def fingerprint(self) -> str:
         """Short hash of what training sees (training and validation images, labels, ids); checkpoints must match it.
 
-        Images that stay in their files count by their paths, not by their content.
+        Images that stay in their files count by their paths in the data set's folder and their sizes, not by content.
         """
-        digest = hashlib.blake2b(digest_size=8)
-        for split in (self.train, self.validation):
-            images = split.images
-            digest.update("\n".join(images.paths).encode() if isinstance(images, ImageFiles) else images.numpy().data)
-            digest.update(str((tuple(images.shape), self.mean, self.std)).encode())
-            digest.update(split.labels.numpy().data)
-            digest.update(split.indices.numpy().data)
-        return digest.hexdigest()
+        return _digest(self.train, self.validation)
+
+
+def _digest(*splits: Split) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for split in splits:
+        images = split.images
+        digest.update(images.listing().encode() if isinstance(images, ImageFiles) else _bytes(images))
+        digest.update(str((tuple(images.shape), split.mean, split.std)).encode())
+        digest.update(_bytes(split.labels))
+        digest.update(_bytes(split.indices))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().numpy().data

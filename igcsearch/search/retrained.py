@@ -1,11 +1,15 @@
-"""What publications leave in a study's folder, and reading it without torch: STUDY/publish/finalists.json, agreement.json."""
+"""What retraining a study's candidates leaves in its folder: STUDY/publish/finalists.json, agreement.json. Read without torch.
+
+Written by igcsearch.publish, read by it and by igcsearch.report.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from igcsearch.files import atomic_write
 
 FOLDER, FINALISTS, AGREEMENT = "publish", "finalists.json", "agreement.json"
 
@@ -21,19 +25,9 @@ def read_agreement(study_folder: str | Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON by atomic rename."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by atomic rename, synced."""
+    """Write JSON by atomic rename; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic_write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
