@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import lru_cache
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Factor, Shuffle, Step
+
+
+#: Equal factors are one object: a search meets few factors in many blocks, and what is known of one is found by identity.
+factor = lru_cache(maxsize=65536)(Factor)
 
 
 def linear_product(
@@ -37,10 +41,16 @@ def linear_product(
     for width in branch_widths:
         if width < 1 or out_channels % width:
             raise UsageError(f"branch width {width} does not divide {out_channels} channels; use one of its divisors")
-    spatial = Factor(in_channels, out_channels, kernel_size=3, groups=groups, stride=stride, shuffle=shuffle)
-    pointwise = [Factor(out_channels, out_channels, groups=out_channels // width) for width in branch_widths]
-    factors = (spatial, *pointwise)
-    return (*factors[:-1], replace(factors[-1], norm=True))
+    alone = not branch_widths
+    spatial = factor(
+        in_channels, out_channels, kernel_size=3, groups=groups, stride=stride, norm=alone, shuffle=shuffle
+    )
+    last = len(branch_widths) - 1
+    pointwise = (
+        factor(out_channels, out_channels, groups=out_channels // width, norm=position == last)
+        for position, width in enumerate(branch_widths)
+    )
+    return (spatial, *pointwise)
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int, groups: int | None = None) -> tuple[Step, ...]:
@@ -52,7 +62,7 @@ def shortcut(in_channels: int, out_channels: int, stride: int, groups: int | Non
     if stride == 1 and in_channels == out_channels:
         return ()
     groups = math.gcd(in_channels, out_channels) if groups is None else groups
-    return (Factor(in_channels, out_channels, groups=groups, stride=stride, norm=True),)
+    return (factor(in_channels, out_channels, groups=groups, stride=stride, norm=True),)
 
 
 def finish(

@@ -109,6 +109,14 @@ class Factor:
                 f"an explicit order of {len(order)} channels stands behind a factor of {self.out_channels}"
             )
 
+    def __hash__(self) -> int:
+        """Of all fields, computed once: factors are the keys under which blocks find what is known of their parts."""
+        found: int | None = self.__dict__.get("_hash")
+        if found is None:
+            found = hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
+            self.__dict__["_hash"] = found
+        return found
+
     @property
     def branch_width(self) -> int:
         """K: the input channels of one branch."""
