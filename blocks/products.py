@@ -9,7 +9,6 @@ from functools import lru_cache
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Factor, Shuffle, Step
 
-
 #: Equal factors are one object: a search meets few factors in many blocks, and what is known of one is found by identity.
 factor = lru_cache(maxsize=65536)(Factor)
 

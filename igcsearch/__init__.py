@@ -7,6 +7,8 @@ names at run time; the imports under TYPE_CHECKING say the same to type checkers
 
 from typing import TYPE_CHECKING
 
+from igcsearch.lazy import lazy
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -30,19 +32,10 @@ else:
         "evaluate": "igcsearch.training",
         "train": "igcsearch.training",
     }
-
-    def __getattr__(name: str) -> object:
-        """Import a public name at its first use and keep it."""
-        if name not in _HOME:
-            raise AttributeError(f"module 'igcsearch' has no attribute {name!r}")
-        from importlib import import_module
-
-        value = getattr(import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
+    __getattr__ = lazy(__name__, _HOME)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_HOME})
+        return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -4,7 +4,9 @@ Names resolve in the package's own zoo, then in the user's, then as a path. Read
 imported when a network is built. Nothing here imports Optuna, Ray, pandas or fvcore: a result does not need the search.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from igcsearch.lazy import lazy
 
 from .entry import Entry, read_folder
 from .zoo import list_entries, list_models, read_entry, user_zoo, zoos
@@ -15,23 +17,16 @@ if TYPE_CHECKING:
     from .models import create_model, load
     from .write import write_entry
 else:
-    _LATER = {
-        "make_card": "igcsearch.entries.card",
-        "create_model": "igcsearch.entries.models",
-        "draw": "igcsearch.entries.drawing",
-        "load": "igcsearch.entries.models",
-        "write_entry": "igcsearch.entries.write",
-    }
-
-    def __getattr__(name: str) -> Any:
-        from importlib import import_module
-
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(_LATER[name]), name)
-        globals()[name] = value
-        return value
-
+    __getattr__ = lazy(
+        __name__,
+        {
+            "make_card": "igcsearch.entries.card",
+            "create_model": "igcsearch.entries.models",
+            "draw": "igcsearch.entries.drawing",
+            "load": "igcsearch.entries.models",
+            "write_entry": "igcsearch.entries.write",
+        },
+    )
 
 __all__ = [
     "Entry",

@@ -4,7 +4,9 @@
 `write_table` list entries in Markdown. Names are imported at first use: reading tables needs no torch.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from igcsearch.lazy import lazy
 
 if TYPE_CHECKING:
     from ..search.retrained import read_agreement, read_finalists
@@ -13,24 +15,19 @@ if TYPE_CHECKING:
     from .kendall import agreement
     from .tables import table, write_table
 else:
-    _HOME = {
-        "agreement": ".kendall",
-        "entry_metrics": ".facts",
-        "measured_cost": ".facts",
-        "publish": ".finalists",
-        "read_agreement": "..search.retrained",
-        "read_finalists": "..search.retrained",
-        "table": ".tables",
-        "write_table": ".tables",
-    }
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        return getattr(import_module(_HOME[name], __name__), name)
-
+    __getattr__ = lazy(
+        __name__,
+        {
+            "agreement": ".kendall",
+            "entry_metrics": ".facts",
+            "measured_cost": ".facts",
+            "publish": ".finalists",
+            "read_agreement": "..search.retrained",
+            "read_finalists": "..search.retrained",
+            "table": ".tables",
+            "write_table": ".tables",
+        },
+    )
 
 __all__ = [
     "agreement",

@@ -6,31 +6,27 @@ The way of a proposal: `samplers` -> the space -> `settle` (in closed form) -> `
 
 from typing import TYPE_CHECKING
 
+from igcsearch.lazy import lazy
+
 if TYPE_CHECKING:
     from .candidate import Candidate
     from .config import COSTS, ENGINES, SAMPLERS, STOPPING, SearchConfig
     from .run import run_search
     from .study import Study, open_study
 else:
-    _HOME = {
-        "COSTS": "config",
-        "Candidate": "candidate",
-        "ENGINES": "config",
-        "SAMPLERS": "config",
-        "STOPPING": "config",
-        "SearchConfig": "config",
-        "Study": "study",
-        "open_study": "study",
-        "run_search": "run",
-    }
-
-    def __getattr__(name: str) -> object:
-        """Import a public name at its first use: the configuration costs no import of Optuna."""
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
+    __getattr__ = lazy(
+        __name__,
+        {
+            "COSTS": ".config",
+            "Candidate": ".candidate",
+            "ENGINES": ".config",
+            "SAMPLERS": ".config",
+            "STOPPING": ".config",
+            "SearchConfig": ".config",
+            "Study": ".study",
+            "open_study": ".study",
+            "run_search": ".run",
+        },
+    )
 
 __all__ = ["COSTS", "ENGINES", "SAMPLERS", "STOPPING", "Candidate", "SearchConfig", "Study", "open_study", "run_search"]

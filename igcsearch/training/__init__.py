@@ -7,6 +7,8 @@ import of torch.
 
 from typing import TYPE_CHECKING
 
+from igcsearch.lazy import lazy
+
 if TYPE_CHECKING:
     from igcsearch.training.checkpoint import CheckpointError
     from igcsearch.training.datasets.images import ImageData, Split
@@ -18,32 +20,27 @@ if TYPE_CHECKING:
     from igcsearch.training.recipe import Recipe, default_recipe, steps_per_epoch
     from igcsearch.training.step import TrainingDiverged
 else:
-    _HOME = {
-        "CheckpointError": "checkpoint",
-        "DATA_NAMES": "datasets.spec",
-        "DataSpec": "datasets.spec",
-        "Epoch": "loop",
-        "ImageData": "datasets.images",
-        "Recipe": "recipe",
-        "Split": "datasets.images",
-        "TrainResult": "loop",
-        "TrainingDiverged": "step",
-        "default_recipe": "recipe",
-        "evaluate": "evaluation",
-        "load_data": "datasets.load",
-        "resolve_device": "device",
-        "steps_per_epoch": "recipe",
-        "time_step": "loop",
-        "train": "loop",
-    }
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
+    __getattr__ = lazy(
+        __name__,
+        {
+            "CheckpointError": ".checkpoint",
+            "DATA_NAMES": ".datasets.spec",
+            "DataSpec": ".datasets.spec",
+            "Epoch": ".loop",
+            "ImageData": ".datasets.images",
+            "Recipe": ".recipe",
+            "Split": ".datasets.images",
+            "TrainResult": ".loop",
+            "TrainingDiverged": ".step",
+            "default_recipe": ".recipe",
+            "evaluate": ".evaluation",
+            "load_data": ".datasets.load",
+            "resolve_device": ".device",
+            "steps_per_epoch": ".recipe",
+            "time_step": ".loop",
+            "train": ".loop",
+        },
+    )
 
 __all__ = [
     "DATA_NAMES",
