@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
 
 # A new folder under results/studies (git-ignored) each time, so the checkout stays as it was.
 search: $(STAMP)
-	$(BIN)/igcsearch search digits --trials 12 --max-params 20k --workers 2 --seed 0 --out $(STUDY)
+	$(BIN)/igcsearch search digits --trials 12 --epochs 15 --max-params 20k --workers 2 --seed 0 --out $(STUDY)
 	$(BIN)/igcsearch publish $(STUDY) --top 1 --seeds 2 --workers 2 --to $(STUDY)/zoo
 	@echo
 	@echo "page:    $(STUDY)/report.html"
