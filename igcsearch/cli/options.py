@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .sizes import parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from ..training import DataSpec, ImageData, Recipe
+    from ..training import DataSpec
 
 DATA = "Data and device"
 RECIPE = "Recipe"
@@ -168,13 +168,3 @@ def data_spec(
     from ..training import DataSpec
 
     return DataSpec(data, root=root, download=download, train_images=train_images, image_size=image_size)
-
-
-def recipe_for(data: ImageData, epochs: int | None, seed: int, **overrides: Any) -> Recipe:
-    """The data's default recipe with what the options change (None: as it is)."""
-    from dataclasses import replace
-
-    from ..training import default_recipe
-
-    recipe = default_recipe(data, epochs, seed)
-    return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})

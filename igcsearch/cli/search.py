@@ -177,14 +177,13 @@ def search(
     from ..search import SearchConfig
     from ..spec import Budget
 
-    overrides: dict[str, Any] = {
+    overrides = {
         "batch_size": batch_size,
         "lr": lr,
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
         "precision": precision,
     }
-    overrides = {name: value for name, value in overrides.items() if value is not None}
     spec = options.data_spec(data or default_data(space), data_root, download, train_images, image_size)
     config = SearchConfig(
         space=space,
@@ -202,17 +201,8 @@ def search(
         threads_per_worker=threads,
         engine=engine,
         epochs=epochs,
+        overrides={name: value for name, value in overrides.items() if value is not None},
     )
-    if overrides:
-        from dataclasses import replace
-
-        from ..search_spaces import get_space
-        from ..training import Recipe, load_data
-
-        Recipe(**overrides)  # bad values, spaces and folders are said before torch and the data are loaded
-        get_space(space)
-        check_folder(out_folder, resume)
-        config = replace(config, recipe=options.recipe_for(load_data(spec), epochs, seed, **overrides))
     status = run(config, out_folder, resume)
     if status:
         raise typer.Exit(status)
@@ -241,20 +231,6 @@ def fresh_folder(space: str) -> Path:
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
-
-
-def check_folder(folder: Path, resume: bool) -> None:
-    """What the search itself would refuse, for work that is done before it.
-
-    Raises:
-        UsageError: the folder holds a study already, cannot be written or is in use.
-    """
-    from ..search.storage import holds_study, locked
-
-    if holds_study(folder) and not resume:
-        raise UsageError(f"{folder} holds a study already; give --resume to go on with it, or another output folder")
-    with locked(folder):
-        pass
 
 
 def run(config: SearchConfig, out: Path, resume: bool) -> int:

@@ -52,17 +52,19 @@ def train(
 
     Example: igcsearch train architecture.json --data digits --out my-network --epochs 40
     """
+    from ..entries import check_target
+
     folder = Path(out).expanduser()
-    _check_out(folder, overwrite)
+    check_target(folder, overwrite=overwrite)
     found = find(network)
     if pretrained and found.entry is None:
         raise UsageError(f"--pretrained needs an entry with weights; {network!r} is an architecture alone")
-    from ..training import TrainingDiverged, load_data, resolve_device
+    from ..training import TrainingDiverged, default_recipe, load_data, resolve_device
     from ..training import train as train_network
 
     where = resolve_device(device)
     images = load_data(options.data_spec(data, data_root, download, train_images, image_size))
-    recipe = options.recipe_for(
+    recipe = default_recipe(
         images,
         epochs,
         seed,
@@ -174,19 +176,6 @@ def _pretrained_state(found: Found, images: ImageData) -> dict[str, Any]:
         str(found.entry.path), pretrained=True, num_classes=images.num_classes, in_chans=images.in_channels
     )
     return dict(model.state_dict())
-
-
-def _check_out(folder: Path, overwrite: bool) -> None:
-    """Say before any training what would only be found when the entry is written."""
-    from ..entries.entry import looks_like_entry
-
-    if folder.is_dir() and any(folder.iterdir()) and not (overwrite and looks_like_entry(folder)):
-        cure = "choose another folder" + (", or give --overwrite" if looks_like_entry(folder) else "")
-        raise UsageError(f"output folder '{folder}' exists already and is not empty; {cure}")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"output folder '{folder}' is a file; choose another folder")
-    if folder.absolute().name.startswith("."):
-        raise UsageError(f"output folder '{folder}' begins with a dot, as unfinished writes do; choose another name")
 
 
 def _make_folder(folder: Path) -> None:

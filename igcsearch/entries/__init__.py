@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .card import make_card
     from .drawing import draw
     from .models import create_model, load
-    from .write import write_entry
+    from .write import check_target, write_entry
 else:
     __getattr__ = lazy(
         __name__,
@@ -24,12 +24,14 @@ else:
             "create_model": "igcsearch.entries.models",
             "draw": "igcsearch.entries.drawing",
             "load": "igcsearch.entries.models",
+            "check_target": "igcsearch.entries.write",
             "write_entry": "igcsearch.entries.write",
         },
     )
 
 __all__ = [
     "Entry",
+    "check_target",
     "create_model",
     "draw",
     "list_entries",

@@ -47,10 +47,6 @@ def write_entry(
     weights are not the architecture's, or when the folder cannot be written.
     """
     folder = Path(folder).expanduser().absolute()
-    if not folder.name or folder.name.startswith("."):
-        raise UsageError(
-            f"entry folder '{folder}': its name must not begin with a dot, hidden folders are unfinished writes"
-        )
     check_tensors(architecture, state_dict, "these weights")
     weights = save(
         {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}, {"format": "pt"}
@@ -76,7 +72,7 @@ def write_entry(
         WEIGHTS: weights,
         CARD: make_card(architecture, full).encode(),
     }
-    _refuse_existing(folder, overwrite)
+    check_target(folder, overwrite=overwrite)
     try:
         _write_folder(folder, files, overwrite)
     except OSError as error:
@@ -84,11 +80,19 @@ def write_entry(
     return read_folder(folder)
 
 
-def _refuse_existing(folder: Path, overwrite: bool) -> None:
+def check_target(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse a place that `write_entry` would not write to, for work that is done before it.
+
+    Raises:
+        UsageError: a hidden name; something that is there already and may not or cannot be overwritten.
+    """
+    if not folder.absolute().name or folder.absolute().name.startswith("."):
+        raise UsageError(f"entry folder '{folder}' begins with a dot, as unfinished writes do; choose another name")
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
-        raise UsageError(f"'{folder}' exists already; choose another folder, or ask for overwriting")
+        cure = ", or overwrite it (--overwrite)" if looks_like_entry(folder) else ""
+        raise UsageError(f"output folder '{folder}' exists already and is not empty; choose another folder{cure}")
     if not looks_like_entry(folder) or folder.is_symlink():
         raise UsageError(f"'{folder}' exists and is no entry: it is not overwritten; choose another folder")
 

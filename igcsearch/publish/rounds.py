@@ -86,7 +86,7 @@ def make_setting(
     place = str(resolve_device(device))
     spec = replace(data or config.data, train_images=train_images)
     images = load_data(spec)
-    recipe = config.recipe or default_recipe(images, config.epochs)
+    recipe = config.recipe or default_recipe(images, **config.given)
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
     threads = max(1, _cores() // workers)
     tell = on_event or (lambda event: None)

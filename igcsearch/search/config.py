@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class SearchConfig:
         space: name of a search space, or `file.py:function`.
         data: the images; `train_images` and `image_size` are part of it.
         budget: hard upper limits of every candidate.
-        recipe: how candidates are trained; None takes the data's default recipe, with `epochs` if given.
-        epochs: only read where `recipe` is None.
+        recipe: how candidates are trained; None takes the data's default recipe, with `epochs` and its other
+            entries in `overrides` where they are given. With a recipe those two are not read.
         trials: candidates trained (complete and stopped) in the whole study.
         timeout_s: wall-clock limit of one run in seconds; what then trains is kept for `resume`.
         sampler: tpe, nsga2, random or evolution.
@@ -75,6 +75,7 @@ class SearchConfig:
     threads_per_worker: int | None = None
     engine: str = "local"
     epochs: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
@@ -85,6 +86,7 @@ class SearchConfig:
                 isinstance(value, bool) or not isinstance(value, int) or value < low
             ):
                 raise UsageError(f"{name} = {value!r} must be a whole number of at least {low}")
+        Recipe.from_dict(self.overrides)  # a wrong entry is said now
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise UsageError(f"timeout {self.timeout_s!r} must be more than 0 seconds; leave it out for no limit")
         for name, options in (("sampler", SAMPLERS), ("stopping", STOPPING), ("engine", ENGINES)):
@@ -106,6 +108,12 @@ class SearchConfig:
     def measures_latency(self) -> bool:
         """True if candidates are timed before they are trained."""
         return self.budget.latency_ms is not None or "latency" in self.objectives
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The entries of the recipe that were given while the rest is left to the data."""
+        given = {**self.overrides, **({} if self.epochs is None else {"epochs": self.epochs})}
+        return {name: value for name, value in Recipe.from_dict(given).to_dict().items() if name in given}
 
     @property
     def threads(self) -> int:
@@ -131,7 +139,7 @@ class SearchConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchConfig:
         """The inverse of `to_dict`; unknown entries are refused."""
-        names = [field.name for field in fields(cls)]
+        names = [each.name for each in fields(cls)]
         for name in values:
             if name not in names:
                 raise UsageError(f"search: unknown entry {name!r}{near(str(name), names)}; known: {', '.join(names)}")
@@ -196,10 +204,12 @@ def _data_key(config: SearchConfig) -> dict[str, Any]:
 
 
 def _recipe_keys(stored: SearchConfig, asked: SearchConfig) -> tuple[Any, Any]:
-    """Both recipes as data; one that was left open agrees with any of the same epochs."""
-    if stored.recipe is None or asked.recipe is None:
-        epochs = stored.recipe.epochs if stored.recipe is not None else stored.epochs
-        return epochs, epochs if asked.epochs is None else asked.epochs
+    """Both recipes as data; one that was left open agrees with any in what was given of it."""
+    if asked.recipe is None:
+        entries = stored.given if stored.recipe is None else stored.recipe.to_dict()
+        return entries, entries | asked.given
+    if stored.recipe is None:
+        return asked.recipe.to_dict() | stored.given, asked.recipe.to_dict()
     # Entries left to the data (None) are resolved in the stored recipe; the seed is the study's, candidate by candidate.
     before, now = stored.recipe.to_dict(), asked.recipe.to_dict()
     now = {name: before.get(name) if value is None or name == "seed" else value for name, value in now.items()}

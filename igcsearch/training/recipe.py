@@ -126,19 +126,19 @@ class Recipe:
         return min(self.ema_decay, (1 + step) / (10 + step))
 
 
-def default_recipe(data: "ImageData", epochs: int | None = None, seed: int = 0) -> Recipe:
+def default_recipe(data: "ImageData", epochs: int | None = None, seed: int = 0, **overrides: Any) -> Recipe:
     """A recipe that suits a small network on this data: on few images, more and smaller steps.
+
+    `overrides` are entries of the recipe that are given (None: left as it is by default).
 
     Measured on 5,000 images of Fashion-MNIST, 2 epochs, an IGCV2 network of 13,354 parameters: 75 % validation accuracy in
     batches of 32, 72 % in batches of 64. On digits, test accuracy, mean of three seeds, these 30 epochs: 99.0 % with 5,866
     parameters, 99.3 % with 9,562.
     """
     images = len(data.train.labels)
-    return Recipe(
-        epochs=epochs if epochs is not None else (30 if images < 5_000 else 10),
-        batch_size=32 if images < 20_000 else 64,
-        seed=seed,
-    ).resolve(data)
+    given = {name: value for name, value in {"epochs": epochs, **overrides}.items() if value is not None}
+    entries = {"epochs": 30 if images < 5_000 else 10, "batch_size": 32 if images < 20_000 else 64, "seed": seed}
+    return Recipe.from_dict(entries | given).resolve(data)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

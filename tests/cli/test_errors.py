@@ -198,7 +198,7 @@ def test_train_refuses_before_it_trains(igcsearch: Callable, entry: Path, tmp_pa
     assert is_clear(igcsearch(*command, "--out", entry), ["exists already", "--overwrite"])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    assert is_clear(igcsearch(*command, "--out", tmp_path / "full", "--overwrite"), ["not empty"])
+    assert is_clear(igcsearch(*command, "--out", tmp_path / "full", "--overwrite"), ["is no entry"])
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     assert is_clear(igcsearch(*command, "--out", tmp_path / "full" / "mine.txt" / "x"), ["cannot be written"])
     assert is_clear(igcsearch(*command, "--out", tmp_path / "new", "--epochs", 0), ["--epochs"])

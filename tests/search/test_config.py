@@ -66,7 +66,7 @@ def test_what_may_differ_on_resume_may():
         ({"data": replace(CONFIG.data, image_size=16)}, "data image_size = None, not 16"),
         ({"budget": Budget(params=100_000)}, "budget macs = 2000000, not None"),
         ({"recipe": Recipe(epochs=3, lr=0.1)}, "recipe epochs = 2, not 3"),
-        ({"recipe": None, "epochs": 5}, "recipe 2, not 5"),
+        ({"recipe": None, "epochs": 5}, "recipe epochs = 2, not 5"),
         ({"objectives": ("accuracy",)}, "objectives"),
         ({"sampler": "nsga2"}, "sampler 'tpe', not 'nsga2'"),
         ({"seed": 3}, "seed 0, not 3"),

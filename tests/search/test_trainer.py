@@ -16,7 +16,7 @@ from igcsearch.training import DataSpec, Recipe
 def trainer():
     from igcsearch.search.engines.trainer import Trainer
 
-    spec = WorkerSpec(DataSpec("digits", train_images=200), Recipe(epochs=2, batch_size=50), None, "cpu", 1)
+    spec = WorkerSpec(DataSpec("digits", train_images=200), Recipe(epochs=2, batch_size=50), {}, "cpu", 1)
     return Trainer(spec)
 
 

@@ -42,7 +42,7 @@ class LocalEngine:
 
     def __init__(self, config: SearchConfig, trainer: str = WorkerSpec.trainer) -> None:
         self._config = config
-        self._spec = WorkerSpec(config.data, config.recipe, config.epochs, config.device, config.threads, trainer)
+        self._spec = WorkerSpec(config.data, config.recipe, config.given, config.device, config.threads, trainer)
         self._workers: list[_Worker] = []
         self._start_failures = 0
         self.stop = False  # set from outside (a signal handler) to end soon

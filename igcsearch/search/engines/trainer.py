@@ -30,7 +30,7 @@ class Trainer:
         self._device = resolve_device(spec.device)
         self._threads = spec.threads
         self._data = data = load_data(spec.data)
-        recipe = default_recipe(data, epochs=spec.epochs) if spec.recipe is None else spec.recipe.resolve(data)
+        recipe = default_recipe(data, **spec.given) if spec.recipe is None else spec.recipe.resolve(data)
         self.facts = DataFacts(
             name=data.name,
             image_size=data.image_size,

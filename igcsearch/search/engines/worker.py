@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -28,11 +28,12 @@ from .processes import Channel
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is told when it starts; `trainer` is `module:class` or `file.py:class` (tests put their own there)."""
+    """What a worker is told when it starts. Without a recipe it takes the data's, with the entries `given`; `trainer` is
+    `module:class` or `file.py:class` (tests put their own there)."""
 
     data: DataSpec
     recipe: Recipe | None
-    epochs: int | None
+    given: Mapping[str, Any]
     device: str
     threads: int
     trainer: str = "igcsearch.search.engines.trainer:Trainer"
