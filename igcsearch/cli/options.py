@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DATA = "Data and device"
 RECIPE = "Recipe"
+STORAGE = "Several machines"
+RAY = "Ray cluster (--engine ray)"
 
 
 # Typer calls these for what an option is given, and for its default, a number already. Their messages begin with the
@@ -61,7 +63,23 @@ Model = Annotated[
     ),
 ]
 StudyDir = Annotated[
-    str, typer.Argument(metavar="STUDY", help="The folder of a search (its --out), or the study.db in it.")
+    str | None,
+    typer.Argument(
+        metavar="STUDY", help="The folder of a search (its --out), or the study.db in it.", show_default=False
+    ),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Database server of the study: postgresql+psycopg://USER@HOST/DB. Default: SQLite in the study's folder.",
+        rich_help_panel=STORAGE,
+    ),
+]
+StudyName = Annotated[
+    str | None,
+    typer.Option("--study", metavar="NAME", help="The study's name on that server.", rich_help_panel=STORAGE),
 ]
 Data = Annotated[str, typer.Option("--data", metavar="DATA", help=DATA_HELP, rich_help_panel=DATA)]
 DataRoot = Annotated[
@@ -114,6 +132,35 @@ Threads = Annotated[
         metavar="N",
         help="CPU threads of each training; default: the cores shared out evenly.",
         rich_help_panel=DATA,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDR",
+        help="Join the Ray cluster at HOST:PORT, or auto for this machine's. Default: start one here.",
+        rich_help_panel=RAY,
+    ),
+]
+CpusPerCandidate = Annotated[
+    int | None,
+    typer.Option(
+        "--cpus-per-candidate",
+        parser=count,
+        metavar="N",
+        help="CPUs, and threads, of each training.",
+        rich_help_panel=RAY,
+    ),
+]
+MaxConcurrent = Annotated[
+    int | None,
+    typer.Option(
+        "--max-concurrent",
+        parser=count,
+        metavar="N",
+        help="Trainings at once. Default: what the cluster has room for.",
+        rich_help_panel=RAY,
     ),
 ]
 Epochs = Annotated[

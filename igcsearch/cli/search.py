@@ -104,6 +104,8 @@ def search(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    storage: options.Storage = None,
+    study: options.StudyName = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study in --out.", rich_help_panel=_HOW)
     ] = False,
@@ -127,7 +129,7 @@ def search(
         typer.Option(
             "--stopping",
             metavar="auto|none|halving|hyperband",
-            help="Early stopping; for the objective accuracy alone.",
+            help="Early stopping; hyperband for the objective accuracy alone.",
             rich_help_panel=_HOW,
         ),
     ] = "auto",
@@ -148,8 +150,46 @@ def search(
         ),
     ] = 0,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="local", help="What runs the candidates.", rich_help_panel=_HOW)
+        str,
+        typer.Option(
+            "--engine",
+            metavar="local|ray",
+            help="What runs the candidates: this machine, or Ray.",
+            rich_help_panel=_HOW,
+        ),
     ] = "local",
+    address: options.Address = None,
+    gpus_per_candidate: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-candidate",
+            parser=options.number,
+            metavar="F",
+            help="GPUs of each candidate, also a fraction. Default: 1 if the cluster has any.",
+            rich_help_panel=options.RAY,
+        ),
+    ] = None,
+    cpus_per_candidate: options.CpusPerCandidate = None,
+    max_concurrent: options.MaxConcurrent = None,
+    devices_per_candidate: Annotated[
+        int,
+        typer.Option(
+            "--devices-per-candidate",
+            parser=options.count,
+            metavar="N",
+            help="Devices that train one candidate together (for large candidates).",
+            rich_help_panel=options.RAY,
+        ),
+    ] = 1,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoints",
+            metavar="FOLDER",
+            help="For candidates under way; every node must see it. Default: in DIR.",
+            rich_help_panel=options.RAY,
+        ),
+    ] = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     epochs: options.Epochs = None,
@@ -169,9 +209,12 @@ def search(
 
     igcsearch search cifar --data fashion-mnist --data-root DIR --train-images 10k --epochs 2 --max-params 100k --max-macs 2M
     """
-    out_folder = Path(out).expanduser() if out else fresh_folder(space)
-    if resume and out is None:
+    default = None if storage else fresh_folder(space)  # on a server the name says which study it is
+    out_folder = Path(out).expanduser() if out else default
+    if resume and out is None and storage is None:
         raise UsageError("--resume needs --out DIR: the folder of the study to go on with")
+    if study is not None and storage is None:
+        raise UsageError(f"--study {study!r} names a study on a database server; give --storage URL too")
     if max_latency is not None and max_latency <= 0:
         raise UsageError(f"--max-latency {max_latency:g} must be above 0 milliseconds, such as 2.5")
     from ..search import SearchConfig
@@ -200,10 +243,16 @@ def search(
         device=device,
         threads_per_worker=threads,
         engine=engine,
+        address=address,
+        gpus_per_candidate=gpus_per_candidate,
+        cpus_per_candidate=cpus_per_candidate,
+        max_concurrent=max_concurrent,
+        devices_per_candidate=devices_per_candidate,
+        checkpoints=checkpoints,
         epochs=epochs,
         overrides={name: value for name, value in overrides.items() if value is not None},
     )
-    status = run(config, out_folder, resume)
+    status = run(config, out_folder, resume, storage, study)
     if status:
         raise typer.Exit(status)
 
@@ -233,7 +282,9 @@ def fresh_folder(space: str) -> Path:
     return folder
 
 
-def run(config: SearchConfig, out: Path, resume: bool) -> int:
+def run(
+    config: SearchConfig, out: Path | None, resume: bool, storage: str | None = None, name: str | None = None
+) -> int:
     """Search, then print the table of what there is and write the report.
 
     Returns:
@@ -244,7 +295,8 @@ def run(config: SearchConfig, out: Path, resume: bool) -> int:
 
     shown = view()
     with shown:
-        study = run_search(config, out, resume=resume, on_event=shown)
+        study = run_search(config, out, resume=resume, storage=storage, study_name=name, on_event=shown)
+    out = study.path
     ended = "interrupted" if shown.tally.ended is None else shown.tally.ended.reason
     print_best(study)
     write_page(study, out / "report.html")

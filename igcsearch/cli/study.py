@@ -26,15 +26,31 @@ _COLUMNS = (
 )
 
 
-def status(study: StudyDir, as_json: AsJson = False) -> None:
+def opened_study(folder: str | None, storage: str | None, name: str | None) -> Study:
+    """The study that a command was given: a folder, or a server's URL and the name there, or both.
+
+    Raises:
+        UsageError: neither, or no such study.
+    """
+    if folder is None and storage is None:
+        raise UsageError("no study was given; give its folder, or --storage URL --study NAME")
+    from ..search import open_study
+
+    return open_study(folder, storage=storage, study=name)
+
+
+def status(
+    study: StudyDir = None,
+    storage: options.Storage = None,
+    name: options.StudyName = None,
+    as_json: AsJson = False,
+) -> None:
     """Say how far a search is: candidates by state, and the best. It may be running; reading does not disturb it.
 
     complete: trained to the end; stopped: early; settled: proposals outside the budget or seen before, which cost nothing.
     Example: igcsearch status DIR --json
     """
-    from ..search import open_study
-
-    opened = open_study(study)
+    opened = opened_study(study, storage, name)
     found = opened.status()
     if as_json:
         print_json(found)
@@ -59,7 +75,9 @@ def status(study: StudyDir, as_json: AsJson = False) -> None:
 
 
 def pareto(
-    study: StudyDir,
+    study: StudyDir = None,
+    storage: options.Storage = None,
+    name: options.StudyName = None,
     as_json: AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV on stdout.")] = False,
 ) -> None:
@@ -70,9 +88,7 @@ def pareto(
     """
     if as_json and csv:
         raise UsageError("--json and --csv exclude each other; give one of them")
-    from ..search import open_study
-
-    front = open_study(study).front()
+    front = opened_study(study, storage, name).front()
     if as_json:
         print_json([front_row(candidate) for candidate in front])
     elif csv:
@@ -112,24 +128,25 @@ def _print_csv(front: list[Candidate]) -> None:
 
 
 def report(
-    study: StudyDir,
+    study: StudyDir = None,
     out: Annotated[
         str | None, typer.Option("--out", metavar="FILE", help="The page. Default: STUDY/report.html.")
     ] = None,
+    storage: options.Storage = None,
+    name: options.StudyName = None,
 ) -> None:
     """Write a study's page: one HTML file that needs nothing else, with the front, the curves and the best network's drawing.
 
     Example: igcsearch report DIR --out page.html
     """
     from ..report import write_report
-    from ..search import open_study
 
-    opened = open_study(study)
+    opened = opened_study(study, storage, name)
     print(write_report(opened, Path(out).expanduser() if out else opened.path / "report.html"))
 
 
 def publish(
-    study: StudyDir,
+    study: StudyDir = None,
     top: Annotated[int, typer.Option("--top", parser=count, metavar="K", help="How many networks to publish.")] = 1,
     seeds: Annotated[
         int, typer.Option("--seeds", parser=count, metavar="N", help="Retrain each finalist with the seeds 0 to N - 1.")
@@ -153,6 +170,8 @@ def publish(
         int, typer.Option("--workers", parser=count, metavar="N", help="Training processes at once.")
     ] = 1,
     device: options.Device = "auto",
+    storage: options.Storage = None,
+    name: options.StudyName = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace networks of the same name from another study, recipe or data.")
     ] = False,
@@ -169,9 +188,8 @@ def publish(
     if agreement is not None and agreement < 2:
         raise UsageError(f"--agreement {agreement} must be at least 2: one candidate has no ranking")
     from .. import publish as publishing
-    from ..search import open_study
 
-    opened = open_study(study)
+    opened = opened_study(study, storage, name)
     how: dict[str, Any] = {
         "epochs": epochs,
         "device": device,

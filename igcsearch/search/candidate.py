@@ -3,6 +3,9 @@
 A trial carries at most three user attributes, written in few calls because each is one transaction:
 `igcsearch:candidate` (when it is handed out: what is trained and how), `igcsearch:result` (when it ends: numbers, reason) and
 `igcsearch:state` (stopped, settled, failed, interrupted; complete needs none). Every reader goes through `read_candidate`.
+A trial that goes on with a candidate of a dead run is queued with three more (recovery.py): which trial it goes on with
+(`retry_of`), which one was the candidate's first (`origin`), and how many runs died meanwhile (`revivals`). On a server each trial
+names its coordinator (`owner`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from igcsearch.spec import Architecture, Budget
 
 CANDIDATE, RESULT, STATE, RETRY_OF = "igcsearch:candidate", "igcsearch:result", "igcsearch:state", "igcsearch:retry_of"
+ORIGIN, REVIVALS, OWNER = "igcsearch:origin", "igcsearch:revivals", "igcsearch:owner"
 STATES = ("complete", "stopped", "settled", "failed", "running")
 INTERRUPTED = "interrupted"  # its run died; the candidate lives on as another trial, and this one is no candidate
 

@@ -1,12 +1,13 @@
 """What one search is asked to do, as frozen data: stored in the study when it is created, compared when it is resumed.
 
 A study belongs to one question: space, data, budget, recipe, objectives, and the sampler with its seed and stopping rule. How long
-it runs and on what (trials, time limit, workers, device, engine) may differ from run to run.
+it runs and on what (trials, time limit, workers, device, engine and its cluster, place of checkpoints) may differ from run to run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,7 +21,7 @@ from igcsearch.training import DATA_NAMES, DataSpec, Recipe
 SAMPLERS = ("tpe", "nsga2", "random", "evolution")
 STOPPING = ("auto", "none", "halving", "hyperband")
 COSTS = ("params", "macs", "latency")
-ENGINES = ("local",)
+ENGINES = ("local", "ray")
 
 # What a study cannot change: the field, and the option that a user gives for it.
 _FIXED = {
@@ -33,6 +34,10 @@ _FIXED = {
     "seed": "--seed",
     "stopping": "--stopping",
 }
+
+_RAY_ONLY = ("address", "gpus_per_candidate", "cpus_per_candidate", "max_concurrent", "devices_per_candidate")
+_COUNTS = ("cpus_per_candidate", "max_concurrent", "devices_per_candidate")
+_OPTIONAL = ("threads_per_worker", "epochs", "cpus_per_candidate", "max_concurrent")
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,22 @@ class SearchConfig:
         timeout_s: wall-clock limit of one run in seconds; what then trains is kept for `resume`.
         sampler: tpe, nsga2, random or evolution.
         objectives: ("accuracy",), or ("accuracy", one of params, macs, latency) for a Pareto search.
-        stopping: auto, none, halving or hyperband; the last two for the single objective only.
-        workers: training processes.
+        stopping: auto, none, halving (by non-dominated rank against a cost) or hyperband (for the single objective only).
+        workers: training processes on this machine.
         seed: of the sampler, and with the architecture of each candidate's training.
         device: auto, cpu or cuda.
         threads_per_worker: None shares the cores out.
-        engine: what places and runs candidates: local.
+        engine: what places and runs candidates: local or ray.
+        address: of a Ray cluster to join (HOST:PORT, or auto for the one on this machine); None starts one here, with
+            room for `workers`.
+        gpus_per_candidate: GPUs that each candidate gets on ray, also a fraction: 0.25 puts four on one GPU. None is 1
+            where the cluster has GPUs, else 0.
+        cpus_per_candidate: CPUs that each candidate gets on ray, and its threads. None: as `threads` on this machine, 1 on
+            a joined cluster.
+        max_concurrent: candidates at once on ray. None: `workers` on this machine, what a joined cluster has room for.
+        devices_per_candidate: processes that train one candidate together, each on its own device (ray only).
+        checkpoints: folder of the checkpoints of candidates under way, on storage that every node sees; None: in the
+            study's folder.
 
     Raises:
         UsageError: a value outside its rule, or a combination that does not go together.
@@ -74,15 +89,20 @@ class SearchConfig:
     device: str = "auto"
     threads_per_worker: int | None = None
     engine: str = "local"
+    address: str | None = None
+    gpus_per_candidate: float | None = None
+    cpus_per_candidate: int | None = None
+    max_concurrent: int | None = None
+    devices_per_candidate: int = 1
+    checkpoints: str | None = None
     epochs: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        for name, low in (("trials", 1), ("workers", 1), ("threads_per_worker", 1), ("epochs", 1), ("seed", 0)):
-            value = getattr(self, name)
-            optional = name in ("threads_per_worker", "epochs")
-            if not (optional and value is None) and (
+        for name in ("trials", "workers", "threads_per_worker", "epochs", "seed", *_COUNTS):
+            value, low = getattr(self, name), 0 if name == "seed" else 1
+            if not (name in _OPTIONAL and value is None) and (
                 isinstance(value, bool) or not isinstance(value, int) or value < low
             ):
                 raise UsageError(f"{name} = {value!r} must be a whole number of at least {low}")
@@ -91,6 +111,7 @@ class SearchConfig:
             raise UsageError(f"timeout {self.timeout_s!r} must be more than 0 seconds; leave it out for no limit")
         for name, options in (("sampler", SAMPLERS), ("stopping", STOPPING), ("engine", ENGINES)):
             _one_of(name, getattr(self, name), options)
+        self._check_cluster()
         if len(self.objectives) not in (1, 2) or self.objectives[0] != "accuracy":
             raise UsageError(
                 f"objectives {', '.join(self.objectives) or '(none)'}: the first is accuracy, "
@@ -98,11 +119,39 @@ class SearchConfig:
             )
         for cost in self.objectives[1:]:
             _one_of("objective", cost, COSTS)
-        if len(self.objectives) > 1 and self.stopping in ("halving", "hyperband"):
+        if len(self.objectives) > 1 and self.stopping == "hyperband":
             raise UsageError(
                 f"stopping {self.stopping!r} needs the single objective accuracy, not {' and '.join(self.objectives)}; "
-                "use stopping 'none' or drop the second objective"
+                "use stopping 'halving' or 'none', or drop the second objective"
             )
+
+    def _check_cluster(self) -> None:
+        """What only the ray engine knows, the share of a GPU, and the place of checkpoints (file:// is taken off)."""
+        if self.checkpoints is not None and "://" in self.checkpoints:
+            scheme, _, rest = self.checkpoints.partition("://")
+            if scheme != "file":
+                raise UsageError(
+                    f"checkpoints {self.checkpoints!r}: {scheme}:// is not supported; give a folder (or file://FOLDER) on "
+                    "storage that every node mounts"
+                )
+            object.__setattr__(self, "checkpoints", rest)
+        if self.engine != "ray":
+            for name in _RAY_ONLY:
+                value = getattr(self, name)
+                if value != type(self).__dataclass_fields__[name].default:
+                    raise UsageError(f"{name} = {value!r} needs engine 'ray', not {self.engine!r}; give --engine ray")
+        share = self.gpus_per_candidate
+        if share is None:
+            return
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < float("inf"):
+            raise UsageError(f"gpus_per_candidate = {share!r} must be a number of at least 0, such as 1 or 0.5")
+        if share > 1:
+            raise UsageError(
+                f"gpus_per_candidate = {share:g} is more than one GPU, but a training process uses one; "
+                "give devices_per_candidate (--devices-per-candidate) for more"
+            )
+        if share and self.device == "cpu":
+            raise UsageError(f"gpus_per_candidate = {share:g} does not go with device 'cpu'; leave one of them out")
 
     @property
     def measures_latency(self) -> bool:
@@ -170,6 +219,15 @@ def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -
             was, given = _difference(before, now)
             cure = f"resume it with its own {option}, or give another output folder"
             raise UsageError(f"{where} holds a study with {name} {was}, not {given}; {cure}")
+
+
+def question_name(config: SearchConfig) -> str:
+    """A study's name on a server by default: its space, and a hash of all that a study cannot change."""
+    values = {name: getattr(config, name) for name in _FIXED if name not in ("data", "recipe", "budget")}
+    values |= {"data": _data_key(config), "budget": config.budget.to_dict()}
+    values["recipe"] = config.given if config.recipe is None else config.recipe.to_dict()
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{Path(config.space.rpartition(':')[0] or config.space).stem}-{digest}"
 
 
 def space_sha256(space: str) -> str | None:

@@ -1,37 +1,39 @@
-"""The coordinator: the one place that asks and tells Optuna, for every engine.
+"""The coordinator: it asks and tells Optuna for every engine. One on a study in a folder, one or several on a server.
 
 Engines call it from one thread. A proposal goes ask -> space -> settle, and becomes a Job or is told to the sampler at once.
-Results are recorded before the trial is told, so a kill -9 at any moment leaves a study that the next coordinator makes whole: of
-the trials that are still running (under the study's lock they are dead) it finishes those whose result is recorded, and queues the
-others again.
+Results are recorded before the trial is told, so a kill -9 at any moment leaves a study that another coordinator makes whole
+(recovery.py). What several coordinators share (who is dead, who trains which architecture, how many are trained) they ask of the
+study's `Place`.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Problem
 
-from . import events, storage
-from .candidate import CANDIDATE, RESULT, STATE, describe, read_candidate
+from . import events
+from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RETRY_OF, STATE, describe, read_candidate
+from .checkpoints import Checkpoints
 from .config import SearchConfig
 from .engines import DataFacts, Job
 from .engines.processes import MAX_ATTEMPTS
-from .recovery import recover, requeue
-from .samplers import derived_seed, make_pruner, make_sampler
-from .settle import Settled, Space, settle, space_refused, tell_settled, too_slow
+from .recovery import origin_of, recover, requeue
+from .samplers import derived_seed, make_pareto_halving, make_pruner, make_sampler
+from .settle import Settled, Space, settle, space_refused, too_slow
+from .storage import Place
+from .telling import NotOurs, Teller
 
-CHECKPOINTS = "candidates"  # folder, in the study's; one of each candidate under way, by its hash
 MAX_SETTLED = 1000  # proposals in a row that were not worth training
 MIN_FAILURES = 10  # failed candidates that end a run: more than this and more than `trials`
 MIN_COMPLETE = 4  # candidates trained to the end before any is stopped early
@@ -47,11 +49,12 @@ class Plan:
 
 @dataclass
 class _Running:
-    """A candidate that is handed out, or waits to be handed out again."""
+    """A candidate that is handed out, or waits to be handed out again. `origin`: the number of its first trial."""
 
     trial: optuna.Trial
     job: Job
     facts: dict[str, Any]
+    origin: int
     reported: int = 0
     latency_ms: float | None = None
 
@@ -60,12 +63,13 @@ class Coordinator:
     """Proposes, settles, stops, retries and records the candidates of one study.
 
     Args:
-        study: opened under its lock.
+        study: opened while its place is held.
         config: with its recipe resolved.
         space: proposes architectures.
         facts: what the workers found in the data.
         plan: of the study.
-        folder: of the study; checkpoints go to `candidates/<hash>/`.
+        place: of the study.
+        checkpoints: of candidates under way.
         emit: called with every event.
         clock: seconds, for the time limit.
     """
@@ -78,27 +82,33 @@ class Coordinator:
         space: Space,
         facts: DataFacts,
         plan: Plan,
-        folder: Path,
+        place: Place,
+        checkpoints: Checkpoints,
         emit: Callable[[events.Event], None] = lambda event: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if config.recipe is None:
             raise ValueError("the coordinator needs a resolved recipe")
         self.config, self.recipe, self.facts, self.emit = config, config.recipe, facts, emit
-        self._study, self._space, self._plan, self._folder, self._clock = study, space, plan, folder, clock
+        self._study, self._space, self._plan, self._clock = study, space, plan, clock
+        self._place, self._checkpoints = place, checkpoints
+        self._teller = Teller(study, config.objectives, config.sampler)
         self._problem: Problem = facts.problem(config.budget)
         study.pruner = make_pruner(plan.stopping, self.recipe.epochs)
+        against_cost = len(config.objectives) > 1 and plan.stopping == "halving"
+        self._halving = make_pareto_halving(self.recipe.epochs) if against_cost else None
         self._deadline = None if config.timeout_s is None else clock() + config.timeout_s
         self._running: dict[int, _Running] = {}
         self._retries: deque[int] = deque()
         self._seen: dict[str, int] = {}
-        self._unconditional: set[str] | None = None  # parameters that every full proposal has had
+        self._counted: set[int] = set()  # finished trials that are in the tally, this coordinator's and others'
         self._asked = 0  # proposals so far, those of dead runs that come again not counted
         self._tally = {"complete": 0, "stopped": 0, "settled": 0, "failed": 0}
         self._best = -1.0
         self._in_a_row = self._failures = 0
         self._last_reason = ""
         self.ended: tuple[str, str] | None = None
+        self._others = place.enter(study)
         self.recovered = self._take_over()
 
     # ------------------------------------------------------------------ what engines call
@@ -120,7 +130,9 @@ class Coordinator:
 
     def report(self, id: int, record: dict[str, Any]) -> bool:
         """An epoch of a candidate: {"epoch" (from 1), "validation_accuracy", "seconds", ...}. False: stop it there."""
-        running = self._running[id]
+        running = self._running.get(id)
+        if running is None:
+            return False  # it was taken over
         epoch, accuracy = int(record["epoch"]), float(record["validation_accuracy"])
         if epoch <= running.reported:
             return True  # read back from the checkpoint after a worker died
@@ -129,8 +141,15 @@ class Coordinator:
             self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0))
         )
         if len(self.config.objectives) == 1:
-            running.trial.report(accuracy, step=epoch)
+            try:
+                running.trial.report(accuracy, step=epoch)
+            except UpdateFinishedTrialError:
+                self._taken_over(id)
+                return False
         self.emit(event)
+        if self._halving is not None:
+            self._halving.record(running.origin, [record], self._costs(running.facts, running.latency_ms))
+            return self._tally["complete"] < MIN_COMPLETE or not self._halving.stops(running.origin, epoch)
         if self._plan.stopping == "none" or epoch >= self.recipe.epochs:
             return True
         prune = running.trial.should_prune()  # also records the rung that later candidates are held against
@@ -146,7 +165,8 @@ class Coordinator:
         del self._running[id]
         facts = {"params": running.facts["params"], "macs": running.facts["macs"], "latency_ms": latency_ms}
         self._settle(running.trial, too_slow(latency_ms, limit), facts)
-        self._clear(running.job)
+        self._place.release(running.origin)
+        self._checkpoints.clear(running.facts["hash"])
         return False
 
     def note(self, id: int, text: str) -> None:
@@ -156,7 +176,9 @@ class Coordinator:
     def finished(self, id: int, result: dict[str, Any]) -> None:
         """A candidate's training is over: {"accuracy", "epochs", "curve", "seconds", "stopped", "device", "threads",
         "architecture" (hardened JSON data, where something was learned)}."""
-        running = self._running.pop(id)
+        running = self._running.pop(id, None)
+        if running is None:
+            return  # it was taken over
         learned = result.get("architecture")
         facts = describe(Architecture.from_dict(learned)) if learned else {}
         state = "stopped" if result.get("stopped") else "complete"
@@ -164,9 +186,8 @@ class Coordinator:
         record |= {"latency_ms": running.latency_ms, "state": state}
         if state == "stopped":
             record["reason"] = f"stopped early at epoch {result['epochs']} of {self.recipe.epochs}"
-        running.trial.set_user_attr(RESULT, record)
-        self._tell(running.trial, {**running.facts, **record})
-        self._clear(running.job)
+        if not self._tell(running, record):
+            return
         self._tally[state] += 1
         accuracy, cost = float(record["accuracy"]), {**running.facts, **record}
         if state == "stopped":
@@ -178,11 +199,10 @@ class Coordinator:
 
     def failed(self, id: int, reason: str) -> None:
         """A candidate failed by itself (its loss diverged, it raised): the reason is recorded, the search goes on."""
-        running = self._running.pop(id)
-        record = {"state": "failed", "reason": reason}
-        running.trial.set_user_attr(RESULT, record)
-        self._tell(running.trial, record)
-        self._clear(running.job)
+        running = self._running.pop(id, None)
+        if running is None or not self._tell(running, {"state": "failed", "reason": reason}):
+            return
+        self._place.release(running.origin)
         self._tally["failed"] += 1
         self._failures += 1
         self.emit(events.Failed(self.counts, id, reason))
@@ -191,7 +211,9 @@ class Coordinator:
 
     def lost(self, id: int, reason: str) -> None:
         """A candidate's worker died: it goes on from its checkpoint on another one, a bounded number of times."""
-        running = self._running[id]
+        running = self._running.get(id)
+        if running is None:
+            return  # it was taken over
         if running.job.attempt >= MAX_ATTEMPTS:
             self.failed(id, f"{reason}, {running.job.attempt} times")
             return
@@ -203,12 +225,21 @@ class Coordinator:
         """End now (`interrupted` or `timeout`): what still runs is queued, to go on from its checkpoint when resumed."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if frozen.number in self._running:
-                requeue(self._study, self._running.pop(frozen.number).trial, frozen, frozen.params)
+                with suppress(NotOurs):
+                    requeue(self._study, self._running.pop(frozen.number).trial, frozen, frozen.params)
+        self._running.clear()
         self._retries.clear()
         what = "the time limit is over" if reason == "timeout" else "interrupted"
         self._end(
             reason, f"{what} with {self.counts.trained} of {self.config.trials} candidates trained; resume to go on"
         )
+
+    def tick(self) -> None:
+        """Called by the engine about every second: signs of life, and what other coordinators did and left."""
+        if self._place.beat():
+            with self._place.sweeping() as mine:
+                if mine:
+                    recover(self._place, self._study, self._teller)
 
     # ------------------------------------------------------------------ what callers may know
 
@@ -229,7 +260,14 @@ class Coordinator:
 
     # ------------------------------------------------------------------ proposing
 
+    def _costs(self, facts: dict[str, Any], latency_ms: float | None) -> list[float]:
+        """What a candidate costs in the objectives that follow accuracy."""
+        known = {"params": facts["params"], "macs": facts["macs"], "latency": latency_ms or 0.0}
+        return [float(known[cost]) for cost in self.config.objectives[1:]]
+
     def _limit_reached(self) -> bool:
+        if self._place.shared:
+            self._absorb()
         if self.remaining == 0:
             self._end("trials", f"{self.counts.trained} candidates are trained, {self.config.trials} were asked for")
         if self._in_a_row >= MAX_SETTLED:
@@ -237,24 +275,42 @@ class Coordinator:
                 f"{MAX_SETTLED:,} proposals in a row were settled without training, the last one: {self._last_reason}"
             )
             self._end("settled", f"{what}; widen the space or the budget")
-        return self.ended is not None or self.expired or len(self._running) >= self.remaining
+        if self.ended is not None or self.expired or len(self._running) >= self.remaining:
+            return True
+        # Where others train the rest, only what a dead one left is to be done here.
+        return not self._place.room(self.config.trials) and not self._waiting()
+
+    def _waiting(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _propose(self) -> _Running | None:
         """Ask for one proposal; None if it was settled."""
-        self._study.sampler = make_sampler(
-            self.config.sampler, derived_seed(self.config.seed, f"proposal {self._asked}"), self._plan.population
-        )
+        what = f"proposal {self._asked}" + (f" of coordinator {self._others}" if self._others else "")
+        seed = derived_seed(self.config.seed, what)
+        self._study.sampler = make_sampler(self.config.sampler, seed, self._plan.population)
         trial = self._study.ask()
+        self._place.own(trial)
         self._asked += 1
         try:
             architecture = self._space.propose(trial, self._problem)
         except UsageError as error:
             self._settle(trial, space_refused(error), {})
             return None
-        self._know(trial.params)
-        settled = settle(architecture, self.config.budget, self._seen)
+        self._teller.know(trial.params)
+        retried, origin = trial.user_attrs.get(RETRY_OF), trial.user_attrs.get(ORIGIN, trial.number)
+        settled = None if retried is not None else settle(architecture, self.config.budget, self._seen)
+        if settled is None and (retried is None or self._was_left(retried)):
+            holder = self._place.claim(architecture.key, origin, self.config.trials)
+            if holder is not None and holder != origin:
+                settled = settle(architecture, self.config.budget, {architecture.key: holder})
+        else:
+            holder = None
         if settled is not None:
             self._settle(trial, settled, describe(architecture, stored=False))
+            return None
+        if holder is None:  # others were faster: all that were asked for are under way, or this one is told
+            trial.set_user_attr(STATE, INTERRUPTED)
+            self._study.tell(trial.number, state=TrialState.FAIL)
             return None
         seed = derived_seed(self.config.seed, architecture.key)
         facts = describe(architecture) | {
@@ -264,11 +320,15 @@ class Coordinator:
         }
         trial.set_user_attr(CANDIDATE, facts)
         self._seen[architecture.key] = trial.number
-        checkpoint = self._folder / CHECKPOINTS / architecture.hash / "checkpoint.safetensors"
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint = self._checkpoints.place(architecture.hash)
         recipe = self.recipe.to_dict() | {"seed": seed}
-        job = Job(trial.number, architecture.to_json(), recipe, str(checkpoint), self.config.measures_latency)
-        return _Running(trial, job, facts)
+        job = Job(trial.number, architecture.to_json(), recipe, checkpoint, self.config.measures_latency)
+        return _Running(trial, job, facts, origin)
+
+    def _was_left(self, number: int) -> bool:
+        """True if the trial of that number was left by a dead coordinator, and not told by a slow one after all."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        return frozen.user_attrs.get(STATE) == INTERRUPTED or not frozen.state.is_finished()
 
     def _hand_out(self, id: int) -> Job:
         running = self._running[id]
@@ -280,9 +340,6 @@ class Coordinator:
         )
         return job
 
-    def _know(self, params: dict[str, Any]) -> None:
-        self._unconditional = set(params) if self._unconditional is None else self._unconditional & set(params)
-
     def _settle(self, trial: optuna.Trial, settled: Settled, facts: dict[str, Any]) -> None:
         record = {
             **facts,
@@ -291,57 +348,59 @@ class Coordinator:
             "reason": settled.reason,
             "violation": settled.violation,
         }
-        trial.set_user_attr(RESULT, record)
-        self._tell(trial, record)
+        with suppress(NotOurs):
+            self._teller.record(trial, record, {})
+        self._counted.add(trial.number)
         self._tally["settled"] += 1
         self._in_a_row, self._last_reason = self._in_a_row + 1, settled.reason
         self.emit(events.ProposalSettled(self.counts, trial.number, settled.kind, settled.reason))
 
     # ------------------------------------------------------------------ telling
 
-    def _tell(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
-        """Tell Optuna what `record` says; the record is stored already, so this can be done again after a kill."""
-        state = record["state"]
-        if state != "complete":
-            trial.set_user_attr(STATE, state)
-        if state == "complete":
-            self._study.tell(trial.number, self._values(record))
-        elif state == "stopped":
-            self._study.tell(trial.number, state=TrialState.PRUNED)
-        elif state == "failed":
-            self._study.tell(trial.number, state=TrialState.FAIL)
-        else:
-            whole = self._unconditional is not None and self._unconditional <= set(trial.params)
-            values = self._values(
-                {"params": 10**12, "macs": 10**15, "latency_ms": 1e9, **_known(record), "accuracy": 0.0}
-            )
-            tell_settled(self._study, trial, record["violation"], self.config.sampler, values, complete_params=whole)
+    def _tell(self, running: _Running, record: dict[str, Any]) -> bool:
+        """Record and tell what became of a candidate; False if another coordinator did so meanwhile."""
+        number = running.trial.number
+        try:
+            self._teller.record(running.trial, record, running.facts)
+        except NotOurs:
+            self._running[number] = running
+            self._taken_over(number)
+            return False
+        self._counted.add(number)
+        self._checkpoints.clear(running.facts["hash"])
+        return True
 
-    def _values(self, record: dict[str, Any]) -> list[float]:
-        names = {"latency": "latency_ms"}
-        return [float(record[names.get(objective, objective)]) for objective in self.config.objectives]
+    def _taken_over(self, id: int) -> None:
+        """This coordinator gave no sign of life for so long that another one goes on with its candidate."""
+        self.note(id, "another coordinator took it over: this one was away for too long")
+        self._running.pop(id)
 
     def _end(self, reason: str, message: str) -> None:
         if self.ended is None:
             self.ended = (reason, message)
 
-    def _clear(self, job: Job) -> None:
-        """The checkpoint of a candidate that is told has served."""
-        shutil.rmtree(Path(job.checkpoint).parent, ignore_errors=True)
-
     # ------------------------------------------------------------------ what the study already holds
 
     def _take_over(self) -> int:
-        """Rebuild what this object knows from the study, and make a dead run's trials whole. Number of candidates queued again."""
-        with storage.readable(self._folder):
+        """Rebuild what this object knows from the study, and make dead runs' trials whole. Number of candidates queued again."""
+        with self._place.readable():
             trials = self._study.get_trials(deepcopy=False)
         for frozen in trials:
             if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) or CANDIDATE in frozen.user_attrs:
-                self._know(frozen.params)
-        queued = recover(self._study, self._tell)
-        for frozen in self._study.get_trials(deepcopy=False):
-            self._remember(frozen)
+                self._teller.know(frozen.params)
+        queued = 0
+        with self._place.sweeping() as mine:
+            if mine:
+                queued = recover(self._place, self._study, self._teller)
+        self._absorb()
         return queued
+
+    def _absorb(self) -> None:
+        """Count and remember the trials that were finished since the last look, other coordinators' too."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state.is_finished() and frozen.number not in self._counted:
+                self._counted.add(frozen.number)
+                self._remember(frozen)
 
     def _remember(self, frozen: FrozenTrial) -> None:
         candidate = read_candidate(frozen)
@@ -352,10 +411,8 @@ class Coordinator:
         if CANDIDATE in frozen.user_attrs:
             proposed = frozen.user_attrs[CANDIDATE]  # not what training may have made of it
             self._seen[proposed["key"]] = candidate.id
-            shutil.rmtree(self._folder / CHECKPOINTS / proposed["hash"], ignore_errors=True)
+            if self._halving is not None:
+                self._halving.record(origin_of(frozen), candidate.curve, self._costs(proposed, candidate.latency_ms))
+            self._checkpoints.clear(proposed["hash"])
         if candidate.state == "complete" and candidate.accuracy is not None:
             self._best = max(self._best, candidate.accuracy)
-
-
-def _known(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if value is not None}

@@ -16,31 +16,38 @@ from igcsearch.errors import UsageError
 from igcsearch.search_spaces import get_space
 from igcsearch.training import Recipe
 
-from . import events, storage
-from .config import SearchConfig, check_same_question, space_sha256
-from .coordinator import CHECKPOINTS, Coordinator, Plan
-from .engines import DataFacts
-from .engines.local import LocalEngine
+from . import events
+from .checkpoints import FOLDER, Checkpoints
+from .config import SearchConfig, check_same_question, question_name, space_sha256
+from .coordinator import Coordinator, Plan
+from .engines import DataFacts, Engine
+from .engines.make import make_engine
 from .samplers import population_size, resolve_stopping
 from .settle import Space, check_budget
-from .study import Study, open_study
+from .storage import SCHEMA, Place, close, place_at
+from .study import Study
 
 
 def run_search(
     config: SearchConfig,
-    out: Path | str,
+    out: Path | str | None = None,
     *,
     resume: bool = False,
+    storage: str | None = None,
+    study_name: str | None = None,
     on_event: Callable[[events.Event], None] = lambda event: None,
-    engine: LocalEngine | None = None,
+    engine: Engine | None = None,
 ) -> Study:
     """Search until `config.trials` candidates are trained, or until another limit; Ctrl-C and SIGTERM end it cleanly.
 
     Args:
         config: what to search.
-        out: the study's folder.
+        out: the study's folder; with `storage` by default results/studies/NAME.
         resume: go on with the study that the folder holds; candidates that were under way go on from their last epoch. A folder
             without a study starts a new one, so that the same command serves after a crash at any moment.
+        storage: URL of a PostgreSQL server, on which several searches may work on one study at once: where the study exists
+            already it is joined, `resume` or not.
+        study_name: on the server; None: one made of the space and of what is asked, so that the same question is the same study.
         on_event: called with each event (see igcsearch.search.events), the last of which is `Ended`.
         engine: for tests.
 
@@ -52,35 +59,32 @@ def run_search(
             `resume`), one of another question, that cannot be written or is in use; data, space or device that cannot be used; a
             budget that the space cannot meet.
     """
-    folder = Path(out)
-    _refuse_existing(folder, resume)
     space = get_space(config.space)
-    with storage.locked(folder):
-        _refuse_existing(folder, resume)  # again: another search may have made it meanwhile
-        study = storage.load(folder) if storage.holds_study(folder) else None
+    place = place_at(out, storage, study_name or (None if storage is None else question_name(config)))
+    _refuse_existing(place, resume)
+    with place.held(), _quiet():
+        _refuse_existing(place, resume)  # again: another search may have made it meanwhile
+        study = place.load() if place.exists() else None
         if study is not None:
-            stored = storage.stored_config(study, folder)
-            check_same_question(stored, config, str(folder))
-            _check_same_space(study, config, folder)
-            config = replace(config, recipe=stored.recipe)
-        engine = engine or LocalEngine(config)
-        with _signals(engine), _quiet():
+            config = _same_question(place, study, config)
+        engine = engine or make_engine(config, place.folder)
+        with _signals(engine):
             try:
-                _run(config, folder, study, space, engine, on_event)
+                _run(config, place, study, space, engine, on_event)
             except KeyboardInterrupt:  # before the first candidate, or a second Ctrl-C
-                if not storage.holds_study(folder):
+                if not place.exists():
                     raise
             finally:
                 engine.close()
-    return open_study(folder)
+    return Study(place)
 
 
 def _run(
     config: SearchConfig,
-    folder: Path,
+    place: Place,
     study: optuna.Study | None,
     space: Space,
-    engine: LocalEngine,
+    engine: Engine,
     emit: Callable[[events.Event], None],
 ) -> None:
     """Data, budget, study, coordinator, engine, in this order."""
@@ -91,16 +95,20 @@ def _run(
     if study is None:
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize"] * (len(config.objectives) - 1)
-        study = storage.create(folder, directions, _attributes(config, facts))
-    else:
-        _check_same_data(study, facts, folder)
+        study = place.create(directions, _attributes(config, facts))
+        config = _same_question(place, study, config)  # where another search was faster, the study is that one's
+    _check_same_data(place, study, facts)
+    if resumed:
         study.set_user_attr("igcsearch:config", config.to_dict())  # trials, limits and places may be new
-    storage.describe(folder)
-    with storage.readable(folder):
+    place.describe()
+    with place.readable():
         plan = Plan(**study.user_attrs["igcsearch:plan"])
+    checkpoints = Checkpoints(Path(config.checkpoints) if config.checkpoints else place.folder / FOLDER)
     try:
-        with storage.writable(folder):  # it makes a dead run's candidates whole
-            coordinator = Coordinator(study, config, space=space, facts=facts, plan=plan, folder=folder, emit=emit)
+        with place.writable():  # it makes a dead run's candidates whole
+            coordinator = Coordinator(
+                study, config, space=space, facts=facts, plan=plan, place=place, checkpoints=checkpoints, emit=emit
+            )
         data = {
             name: value
             for name, value in asdict(facts).items()
@@ -108,30 +116,30 @@ def _run(
         }
         counts, requeued = coordinator.counts, coordinator.recovered
         workers = (config.workers, facts.device, facts.threads)
-        emit(events.Started(counts, str(folder), resumed, requeued, *workers, plan.stopping, data))
+        emit(events.Started(counts, str(place.folder), resumed, requeued, *workers, plan.stopping, data))
         try:
-            with storage.writable(folder):
+            with place.writable():
                 engine.run(coordinator)
         except UsageError:
-            with suppress(UsageError), storage.writable(folder):
+            with suppress(UsageError), place.writable():
                 coordinator.interrupt("interrupted")  # what runs goes on when resumed
             raise
         reason, message = coordinator.ended or ("interrupted", "interrupted; resume to go on")
         emit(events.Ended(coordinator.counts, reason, message))
     finally:
-        storage.close(study)
-        with suppress(OSError):
-            (folder / CHECKPOINTS).rmdir()  # where no candidate is under way
+        place.leave()
+        close(study)
+        checkpoints.tidy()
 
 
 def _attributes(config: SearchConfig, facts: DataFacts) -> dict[str, Any]:
     """What a study says of itself."""
     assert config.recipe is not None
     epochs = config.recipe.epochs
-    stopping = resolve_stopping(config.stopping, len(config.objectives), epochs, config.trials, config.sampler)
+    stopping = resolve_stopping(config.stopping, epochs, config.trials, config.sampler)
     versions = {**(facts.versions or {}), "optuna": optuna.__version__}
     return {
-        "igcsearch:schema": storage.SCHEMA,
+        "igcsearch:schema": SCHEMA,
         "igcsearch:config": config.to_dict(),
         "igcsearch:data": {name: value for name, value in asdict(facts).items() if name not in ("recipe", "versions")},
         "igcsearch:plan": asdict(Plan(stopping, population_size(config.trials))),
@@ -140,31 +148,40 @@ def _attributes(config: SearchConfig, facts: DataFacts) -> dict[str, Any]:
     }
 
 
-def _refuse_existing(folder: Path, resume: bool) -> None:
-    if storage.holds_study(folder) and not resume:
-        raise UsageError(f"{folder} holds a study already; give --resume to go on with it, or another output folder")
-
-
-def _check_same_space(study: optuna.Study, config: SearchConfig, folder: Path) -> None:
-    """A space of the user's own must be the one that the study began with, to the letter of its file."""
-    with storage.readable(folder):
-        before = study.user_attrs.get("igcsearch:space_sha256")
-    if before is not None and before != space_sha256(config.space):
+def _refuse_existing(place: Place, resume: bool) -> None:
+    if not place.shared and not resume and place.exists():
         raise UsageError(
-            f"the file of space {config.space!r} was changed since the study in {folder} began; restore it as it was to "
-            "resume, or give another output folder"
+            f"{place.folder} holds a study already; give --resume to go on with it, or another output folder"
         )
 
 
-def _check_same_data(study: optuna.Study, facts: DataFacts, folder: Path) -> None:
+def _same_question(place: Place, study: optuna.Study, config: SearchConfig) -> SearchConfig:
+    """The configuration with the study's own recipe; UsageError where the study is of another question."""
+    stored = place.stored_config(study)
+    where = place.label if place.shared else str(place.folder)
+    check_same_question(stored, config, where)
+    with place.readable():
+        before = study.user_attrs.get("igcsearch:space_sha256")
+    if before is not None and before != space_sha256(
+        config.space
+    ):  # the user's own is the same to the letter of its file
+        raise UsageError(
+            f"the file of space {config.space!r} was changed since the study in {where} began; restore it as it was to "
+            "resume, or give another output folder"
+        )
+    return replace(config, recipe=stored.recipe)
+
+
+def _check_same_data(place: Place, study: optuna.Study, facts: DataFacts) -> None:
     """The images behind the name must be those that the study began with."""
-    with storage.readable(folder):
+    with place.readable():
         before = study.user_attrs["igcsearch:data"]
     for name in ("image_size", "in_channels", "num_classes", "train", "validation", "test", "fingerprint"):
         if before.get(name) != (now := getattr(facts, name)):
             what = f"{name} {before.get(name)}, not {now}"
+            where = place.label if place.shared else str(place.folder)
             raise UsageError(
-                f"{folder} was searched on other data ({what}); give its own data, or another output folder"
+                f"{where} was searched on other data ({what}); give its own data, or another output folder"
             )
 
 
@@ -180,7 +197,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(engine: LocalEngine) -> Iterator[None]:
+def _signals(engine: Engine) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks the engine to stop, the second Ctrl-C raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield

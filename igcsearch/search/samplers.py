@@ -14,8 +14,10 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHal
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from .evolution import EvolutionSampler
+from .halving import ParetoHalving
 
 _MIN_TRIALS, _MIN_EPOCHS = 30, 4  # for early stopping by default
+_FACTOR = 3  # of halving: the best third goes on
 
 
 def population_size(trials: int) -> int:
@@ -35,25 +37,34 @@ def make_sampler(name: str, seed: int, population: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def resolve_stopping(stopping: str, objectives: int, epochs: int, trials: int, sampler: str) -> str:
-    """What `auto` means: successive halving for the single objective, where there are epochs and candidates enough to compare.
+def resolve_stopping(stopping: str, epochs: int, trials: int, sampler: str) -> str:
+    """What `auto` means: successive halving, where there are epochs and candidates enough to compare.
 
     NSGA-II does not learn from stopped candidates, so with it `auto` is none.
     """
     if stopping != "auto":
         return stopping
-    enough = objectives == 1 and epochs >= _MIN_EPOCHS and trials >= _MIN_TRIALS and sampler != "nsga2"
+    enough = epochs >= _MIN_EPOCHS and trials >= _MIN_TRIALS and sampler != "nsga2"
     return "halving" if enough else "none"
 
 
 def make_pruner(stopping: str, epochs: int) -> BasePruner:
     """Successive halving or Hyperband over epochs: the best third goes on at each rung, the first at a quarter of them."""
-    first = max(1, epochs // 4)
+    first = _first_rung(epochs)
     if stopping == "halving":
-        return SuccessiveHalvingPruner(min_resource=first, reduction_factor=3)
+        return SuccessiveHalvingPruner(min_resource=first, reduction_factor=_FACTOR)
     if stopping == "hyperband":
-        return HyperbandPruner(min_resource=first, max_resource=max(epochs, first), reduction_factor=3)
+        return HyperbandPruner(min_resource=first, max_resource=max(epochs, first), reduction_factor=_FACTOR)
     return NopPruner()
+
+
+def make_pareto_halving(epochs: int) -> ParetoHalving:
+    """The same halving for accuracy against a cost."""
+    return ParetoHalving(epochs, _first_rung(epochs), _FACTOR)
+
+
+def _first_rung(epochs: int) -> int:
+    return max(1, epochs // 4)
 
 
 def derived_seed(seed: int, name: str | int) -> int:

@@ -1,219 +1,238 @@
-"""Where a study lives: a folder with `study.db` (SQLite), `study.json` (which storage, which study) and `study.lock`.
+"""Where a study lives. A `Place` is its folder (study.json, checkpoints, retrainings, page) and the database behind it.
 
-SQLite runs in WAL mode with synchronous=NORMAL: readers never wait for the coordinator, and a kill -9 costs nothing that was
-committed. The lock is the operating system's and dies with its process, so whoever holds it knows that no other coordinator lives.
-A new database is put together beside its place and renamed into it: a study exists completely or not at all.
+Two kinds, chosen by `place_at`: `sqlite.py`, a file in the folder with one coordinator at a time, and `postgres.py`, a server for
+several. What a coordinator needs beyond Optuna (who is dead, who trains what) is asked of the place, so that it is one
+piece of code for both. Everything else reads and writes through the `optuna.Study`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
 
 from igcsearch.errors import UsageError
 from igcsearch.files import atomic_write
 
 from .config import SearchConfig
 
-DATABASE, DESCRIPTION, LOCK = "study.db", "study.json", "study.lock"
-STUDY_NAME = "igcsearch"
+DESCRIPTION = "study.json"
 SCHEMA = 1
-_UNREADABLE = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, sqlite3.Error)
+Directions = list[Literal["minimize", "maximize"]]
+DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, sqlite3.Error)
 
 
-def holds_study(folder: Path) -> bool:
-    """True if the folder holds a study."""
-    return (folder / DATABASE).exists() or (folder / DESCRIPTION).exists()
+class Place(ABC):
+    """A study's folder and its database.
 
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and hold its lock; what was made is taken away again if no study came of it.
-
-    Raises:
-        UsageError: the folder cannot be written, or another search holds the lock.
+    Attributes:
+        folder: for all that is no record of the search.
+        shared: True if several coordinators may work on the study at once.
+        label: what messages call the database; holds no password.
+        cure: how to repair it, for messages.
     """
-    made = not folder.exists()
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / LOCK, "ab"):  # a clear error where filelock would wait or give its own
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror or error}; give another output folder") from error
-    try:
-        lock.acquire(timeout=2)
-    except Timeout:
-        raise UsageError(f"another search is running in {folder}; wait for it, or give another output folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        if not holds_study(folder):
-            with suppress(OSError):
-                (folder / LOCK).unlink(missing_ok=True)
-                if made:
-                    folder.rmdir()
 
+    shared: ClassVar[bool]
+    cure: ClassVar[str]
 
-def is_running(folder: Path) -> bool | None:
-    """True if a coordinator holds the folder's lock; None if that cannot be known (a folder that cannot be written)."""
-    if not (folder / LOCK).exists():
-        return False
-    if not os.access(folder / LOCK, os.W_OK):
-        return None
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return None
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
+    @property
+    @abstractmethod
+    def label(self) -> str: ...
 
-def create(folder: Path, directions: list[Literal["minimize", "maximize"]], attributes: dict[str, Any]) -> optuna.Study:
-    """A new study with its user attributes, under the lock.
+    @abstractmethod
+    def exists(self) -> bool:
+        """True if there is a study already."""
 
-    Raises:
-        UsageError: the folder cannot be written.
-    """
-    draft = folder / (DATABASE + ".new")
-    try:
-        for leftover in folder.glob(DATABASE + ".new*"):
-            leftover.unlink()
-        storage = _open(draft, wal=False, new=True)  # without WAL: one file to rename
-        study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=directions)
-        for name, value in attributes.items():
-            study.set_user_attr(name, value)
-        storage.remove_session()
-        storage.engine.dispose()
-        os.replace(draft, folder / DATABASE)
-    except (OSError, *_UNREADABLE) as error:
-        raise UsageError(f"cannot create {folder / DATABASE}: {_short(error)}; give another output folder") from error
-    return load(folder)
+    @abstractmethod
+    def held(self) -> AbstractContextManager[None]:
+        """Make the folder and keep others away from it where the place is not shared; UsageError where that cannot be."""
 
+    @abstractmethod
+    def create(self, directions: Directions, attributes: dict[str, Any]) -> optuna.Study:
+        """The new study with its user attributes, whole or not at all. Where another coordinator of a shared place was
+        first, that one's."""
 
-def load(folder: Path) -> optuna.Study:
-    """The study of a folder; also while a search is running on it. Call `optuna.Study` methods inside `readable`.
+    @abstractmethod
+    def load(self) -> optuna.Study:
+        """The study, also while searches run on it. Raises UsageError: none, or one that cannot be read."""
 
-    Raises:
-        UsageError: no study, or a database that cannot be read.
-    """
-    database = folder / DATABASE
-    if not holds_study(folder):
-        raise UsageError(f"{folder} holds no study ({DATABASE} is missing); give the output folder of a search")
-    if not database.is_file():
-        raise UsageError(f"{database} is missing beside {DESCRIPTION}; restore it, or give another output folder")
-    with readable(folder):
-        _check(database)
-        study = optuna.load_study(study_name=STUDY_NAME, storage=_open(database, wal=True))
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """What `study.json` says of the database."""
+
+    @abstractmethod
+    def is_running(self, study: optuna.Study) -> bool | None:
+        """True if a coordinator works on the study; None if that cannot be known."""
+
+    # ------------------------------------------------------------------ for coordinators
+
+    @abstractmethod
+    def enter(self, study: optuna.Study) -> int:
+        """A coordinator begins to work on the study. Returns how many others work on it already."""
+
+    @abstractmethod
+    def beat(self) -> bool:
+        """A sign of life, called about every second. True if it is time to look for dead coordinators' candidates."""
+
+    @abstractmethod
+    def own(self, trial: optuna.Trial) -> None:
+        """Write down that the trial, just asked for, is this coordinator's."""
+
+    @abstractmethod
+    def dead(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Those of the running trials whose coordinator is dead."""
+
+    @abstractmethod
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """False inside if another coordinator takes care of the dead at this moment."""
+
+    @abstractmethod
+    def claim(self, key: str, holder: int, limit: int) -> int | None:
+        """One atomic write: the candidate `holder` (the number of its first trial) is to train the architecture `key`.
+
+        Returns the number of the candidate that has it, this one or an earlier one; None if `limit` candidates are trained or
+        under way already.
+        """
+
+    @abstractmethod
+    def release(self, holder: int) -> None:
+        """A candidate failed: it does not count towards the limit. Its architecture stays claimed."""
+
+    @abstractmethod
+    def room(self, limit: int) -> bool:
+        """True if fewer than `limit` candidates are claimed."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """The coordinator has ended."""
+
+    # ------------------------------------------------------------------ the same everywhere
+
+    def describe(self) -> None:
+        """Write `study.json`, from which every command finds the database (never a password)."""
+        text = json.dumps({"schema": SCHEMA, **self.description()}, indent=1) + "\n"
+        target = self.folder / DESCRIPTION
+        if not target.exists() or target.read_text(encoding="utf-8") != text:
+            atomic_write(target, text)
+
+    def checked(self, study: optuna.Study) -> optuna.Study:
+        """The study, made sure to be one of igcsearch that this version can read; call it inside `readable`."""
+        attributes = study.user_attrs
         for name in ("igcsearch:config", "igcsearch:schema"):
-            if name not in study.user_attrs:
-                raise UsageError(
-                    f"{database} is not a study of igcsearch ({name} is missing); give the output folder of a search"
-                )
-    if (schema := study.user_attrs["igcsearch:schema"]) > SCHEMA:
-        raise UsageError(
-            f"{database} has schema {schema}, newer than {SCHEMA}, the newest known here; update igcsearch"
-        )
-    return study
+            if name not in attributes:
+                raise UsageError(f"{self.label} is not a study of igcsearch ({name} is missing); give that of a search")
+        if (schema := attributes["igcsearch:schema"]) > SCHEMA:
+            raise UsageError(
+                f"{self.label} has schema {schema}, newer than {SCHEMA}, the newest known here; update igcsearch"
+            )
+        return study
+
+    def stored_config(self, study: optuna.Study) -> SearchConfig:
+        """What the study was asked to do.
+
+        Raises:
+            UsageError: a configuration that this version cannot read.
+        """
+        with self.readable():
+            values = study.user_attrs["igcsearch:config"]
+        try:
+            return SearchConfig.from_dict(values)
+        except (UsageError, KeyError, TypeError, AttributeError) as error:
+            what = f"{self.label} has a configuration that this igcsearch cannot read ({short(error)})"
+            raise UsageError(f"{what}; update igcsearch, or restore it from a copy") from error
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Turn what a damaged or absent database raises, in whatever layer, into one clear error."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except (
+            *DATABASE_ERRORS,
+            KeyError,
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            AssertionError,
+            RuntimeError,
+        ) as e:
+            raise UsageError(f"{self.label} cannot be read as a study ({short(e)}); {self.cure}") from e
+
+    @contextmanager
+    def writable(self) -> Iterator[None]:
+        """Turn what a full disk or a lost database raises in the middle of a search into one clear error."""
+        try:
+            yield
+        except DATABASE_ERRORS as error:
+            cure = "make room or repair it, and go on with --resume"
+            raise UsageError(f"{self.label} cannot be written ({short(error)}); {cure}") from error
 
 
-def stored_config(study: optuna.Study, folder: Path) -> SearchConfig:
-    """What the study was asked to do.
+def place_at(folder: Path | str | None = None, storage: str | None = None, study: str | None = None) -> Place:
+    """The place of a study.
+
+    Args:
+        folder: of the study, or the `study.db` in it; None with `storage`: results/studies/STUDY.
+        storage: URL of a database server; None: what the folder's study.json says, or SQLite in the folder.
+        study: its name on the server.
 
     Raises:
-        UsageError: a configuration that this version cannot read.
+        UsageError: a URL that no kind of place serves, a study.json that cannot be read, nothing to go by.
     """
-    with readable(folder):
-        values = study.user_attrs["igcsearch:config"]
+    from .postgres import PostgresPlace
+    from .sqlite import DATABASE, SqlitePlace
+
+    if storage is not None:
+        if not study:
+            raise UsageError("a storage URL needs the study's name beside it; give --study NAME")
+        return PostgresPlace(Path(folder) if folder is not None else STUDIES / study, storage, study)
+    if folder is None:
+        what = f"study {study!r} needs" if study else "nothing says where the study is: it needs"
+        raise UsageError(f"{what} --storage URL, or give the study's folder instead")
+    path = Path(folder)
+    path = path.parent if path.name == DATABASE else path
     try:
-        return SearchConfig.from_dict(values)
-    except (UsageError, KeyError, TypeError, AttributeError) as error:
-        what = f"{folder / DATABASE} has a configuration that this igcsearch cannot read ({_short(error)})"
-        raise UsageError(f"{what}; update igcsearch, or restore the file from a copy") from error
+        described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+    except OSError:
+        described = {}
+    except ValueError as error:
+        raise UsageError(f"{path / DESCRIPTION} cannot be read ({error}); restore it, or remove it") from None
+    if isinstance(described, dict) and described.get("storage", "sqlite") != "sqlite":
+        return PostgresPlace(path, str(described["storage"]), str(described.get("study")))
+    return SqlitePlace(path)
 
 
-def describe(folder: Path) -> None:
-    """Write `study.json`, from which other tools find the storage (never a password)."""
-    text = (
-        json.dumps({"schema": SCHEMA, "storage": "sqlite", "database": DATABASE, "study": STUDY_NAME}, indent=1) + "\n"
-    )
-    target = folder / DESCRIPTION
-    if not target.exists():
-        atomic_write(target, text)
-
-
-@contextmanager
-def readable(folder: Path) -> Iterator[None]:
-    """Turn what a damaged database raises, in whatever layer, into one clear error."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except (*_UNREADABLE, KeyError, json.JSONDecodeError, UnicodeDecodeError, AssertionError, RuntimeError) as error:
-        cure = "restore it from a copy, or give another output folder"
-        raise UsageError(f"{folder / DATABASE} cannot be read as a study ({_short(error)}); {cure}") from error
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn what a full disk or a lost folder raises in the middle of a search into one clear error."""
-    try:
-        yield
-    except _UNREADABLE as error:
-        cure = "make room or repair it, and go on with --resume"
-        raise UsageError(f"{folder / DATABASE} cannot be written ({_short(error)}); {cure}") from error
+STUDIES = Path("results/studies")  # where new studies' folders go by default
 
 
 def close(study: optuna.Study) -> None:
-    """Give the database's connections back, so that SQLite folds the WAL file into the database."""
-    backend = getattr(study._storage, "_backend", study._storage)
-    if isinstance(backend, RDBStorage):
+    """Give the database's connections back (SQLite then folds its WAL file into the database)."""
+    backend = rdb(study)
+    if backend is not None:
         backend.remove_session()
         backend.engine.dispose()
 
 
-def _check(database: Path) -> None:
-    """SQLite's own check of every page."""
-    connection = _connect(database, wal=False)
-    try:
-        answer = connection.execute("PRAGMA quick_check(1)").fetchone()
-    finally:
-        connection.close()
-    if not answer or answer[0] != "ok":
-        raise sqlite3.DatabaseError(str(answer[0]) if answer else "no answer")
+def rdb(study: optuna.Study) -> RDBStorage | None:
+    """The database behind a study; None for one in memory."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    return backend if isinstance(backend, RDBStorage) else None
 
 
-def _open(database: Path, *, wal: bool, new: bool = False) -> RDBStorage:
-    """Optuna's storage over connections made here: a URL would not carry every folder name (`?`), nor SQLite's settings."""
-    engine = {"creator": lambda: _connect(database, wal=wal), "poolclass": sqlalchemy.pool.QueuePool}
-    return RDBStorage("sqlite://", engine_kwargs=engine, skip_table_creation=not new)
-
-
-def _connect(database: Path, *, wal: bool) -> sqlite3.Connection:
-    # A folder that cannot be written has no place for the WAL index: its database is read as one that does not change.
-    writable = not database.exists() or (os.access(database.parent, os.W_OK) and os.access(database, os.W_OK))
-    uri = database.absolute().as_uri() + ("" if writable else "?immutable=1")
-    connection = sqlite3.connect(uri, uri=True, timeout=60, check_same_thread=False)
-    if wal and writable:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-    return connection
-
-
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
     """The first line of the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from . import storage
 from .candidate import STATES, Candidate, comparable, read_candidate
 from .config import SearchConfig
 from .pareto import front_indices
+from .storage import Place, close, place_at
 
 if TYPE_CHECKING:
     import pandas
@@ -36,14 +36,18 @@ _COLUMNS = {
 }
 
 
-def open_study(path: Path | str) -> Study:
-    """The study of a folder (or of the `study.db` in it), read-only and possible while a search is running on it.
+def open_study(path: Path | str | None = None, *, storage: str | None = None, study: str | None = None) -> Study:
+    """A study, read-only and possible while searches are running on it.
+
+    Args:
+        path: its folder, or the `study.db` in it.
+        storage: URL of the database server that holds it, for a study without a folder here.
+        study: its name there.
 
     Raises:
         UsageError: there is none, or its database cannot be read.
     """
-    path = Path(path)
-    return Study(path.parent if path.name == storage.DATABASE else path)
+    return Study(place_at(path, storage, study))
 
 
 class Study:
@@ -51,15 +55,16 @@ class Study:
 
     Attributes:
         path: the study's folder.
+        place: the folder with its database.
         config: what is searched.
         optuna: the `optuna.Study`, for plots and dashboards.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.optuna: optuna.Study = storage.load(path)
-        self.config: SearchConfig = storage.stored_config(self.optuna, path)
-        with storage.readable(path):
+    def __init__(self, place: Place) -> None:
+        self.place, self.path = place, place.folder
+        self.optuna: optuna.Study = place.load()
+        self.config: SearchConfig = place.stored_config(self.optuna)
+        with place.readable():
             attributes = self.optuna.user_attrs
             self.data: dict[str, Any] = attributes["igcsearch:data"]
             self.plan: dict[str, Any] = attributes["igcsearch:plan"]
@@ -67,12 +72,12 @@ class Study:
 
     def close(self) -> None:
         """Give the database's connections back."""
-        storage.close(self.optuna)
+        close(self.optuna)
 
     def candidates(self, states: Iterable[str] = STATES) -> list[Candidate]:
         """The candidates in those states, by id. One that a dead run left is listed once, as the trial that took it over."""
         wanted = set(states)
-        with storage.readable(self.path):
+        with self.place.readable():
             found = [read_candidate(trial) for trial in self.optuna.get_trials(deepcopy=False)]
         return [candidate for candidate in found if candidate is not None and candidate.state in wanted]
 
@@ -104,10 +109,10 @@ class Study:
         `waiting` candidates were under way when a run ended or died, and go on when the study is resumed; `active` says if a search
         is running now (None: unknown).
         """
-        active = storage.is_running(self.path)  # first: a search that ends meanwhile leaves nothing running
+        active = self.place.is_running(self.optuna)  # first: a search that ends meanwhile leaves nothing running
         counts = Counter(candidate.state for candidate in self.candidates())
         best = self.best()
-        with storage.readable(self.path):
+        with self.place.readable():
             waiting = len(self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
         proposals = sum(counts.values())
         if active is False:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +12,12 @@ from typing import Any
 import optuna
 import pytest
 
+from igcsearch.search.checkpoints import FOLDER, Checkpoints
 from igcsearch.search.config import SearchConfig
 from igcsearch.search.coordinator import Coordinator, Plan
 from igcsearch.search.engines import DataFacts
 from igcsearch.search.samplers import population_size
+from igcsearch.search.sqlite import SqlitePlace
 from igcsearch.search_spaces import get_space
 from igcsearch.spec import Architecture
 from igcsearch.training import DataSpec, Recipe
@@ -23,9 +25,8 @@ from igcsearch.training import DataSpec, Recipe
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _load_fakes() -> ModuleType:
-    path = Path(__file__).with_name("fakes.py")
-    spec = spec_from_file_location("igcsearch_test_fakes", path)
+def _load(name: str, path: Path) -> ModuleType:
+    spec = spec_from_file_location(f"igcsearch_test_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -34,12 +35,22 @@ def _load_fakes() -> ModuleType:
     return module
 
 
-FAKES = _load_fakes()
+FAKES = _load("fakes", Path(__file__).with_name("fakes.py"))
 
 
 @pytest.fixture
 def fakes() -> ModuleType:
     return FAKES
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Any]:
+    """A real PostgreSQL server, where its programs are installed."""
+    servers = _load("servers", Path(__file__).parents[2] / "benchmarks" / "servers.py")
+    if servers.programs() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    with servers.PostgresServer.start() as server:
+        yield server
 
 
 def _config(**changes: Any) -> SearchConfig:
@@ -76,7 +87,8 @@ class Driven:
             space=get_space(self.config.space),
             facts=facts,
             plan=Plan(stopping, population_size(self.config.trials)),
-            folder=folder,
+            place=SqlitePlace(folder),
+            checkpoints=Checkpoints(folder / FOLDER),
             emit=self.events.append,
         )
 

@@ -18,10 +18,13 @@ def main() -> None:
 
     out, options = sys.argv[1], json.loads(sys.argv[2])
     resume = options.pop("resume", False)
+    where = {name: options.pop(name) for name in ("storage", "study_name") if name in options}
     options["recipe"] = Recipe(epochs=options.pop("epochs", 3))
     config = SearchConfig(space=fakes.SPACE, data=DataSpec("digits"), **options)
     engine = LocalEngine(config, trainer=fakes.TRAINER)
-    run_search(config, out, resume=resume, engine=engine, on_event=lambda e: print(type(e).__name__, flush=True))
+    run_search(
+        config, out, resume=resume, engine=engine, on_event=lambda e: print(type(e).__name__, flush=True), **where
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_json_round_trip():
         ({"engine": "locl"}, r"unknown engine 'locl' \(did you mean 'local'"),
         ({"objectives": ("macs",)}, "the first is accuracy"),
         ({"objectives": ("accuracy", "flops")}, "unknown objective 'flops'.*params, macs, latency"),
-        ({"stopping": "halving"}, "needs the single objective"),
+        ({"stopping": "hyperband"}, "needs the single objective"),
     ],
 )
 def test_bad_values_name_the_value_the_rule_and_the_cure(changes, message):

@@ -10,6 +10,7 @@ from igcsearch.search import events
 from igcsearch.search.candidate import read_candidate
 from igcsearch.search.coordinator import MAX_ATTEMPTS, MIN_COMPLETE
 from igcsearch.spec import Budget
+from igcsearch.training import Recipe
 
 
 def candidates(study):
@@ -115,6 +116,28 @@ def test_early_stopping_leaves_stopped_candidates_that_count(driven, stopping):
         assert search.study.trials[candidate.id].state == TrialState.PRUNED
         assert "stopped early" in candidate.reason
     assert sum(isinstance(event, events.Stopped) for event in search.events) == len(stopped)
+
+
+def test_accuracy_against_a_cost_stops_early_too(driven):
+    first = driven(
+        stopping="halving", objectives=("accuracy", "macs"), trials=40, sampler="random", recipe=Recipe(epochs=8)
+    )
+    first.run()
+    counts = first.coordinator.counts
+    assert counts.trained == 40
+    assert counts.stopped >= 10
+    candidates = {c.id: c for c in map(read_candidate, first.study.get_trials()) if c is not None}
+    assert {c.epochs for c in candidates.values() if c.state == "stopped"} <= {2, 6}
+    assert not {t.number for t in first.study.best_trials} & {c.id for c in candidates.values() if c.state == "stopped"}
+    # A resumed study decides by the curves of the first run.
+    again = driven(
+        first.study,
+        stopping="halving",
+        **{"objectives": ("accuracy", "macs"), "trials": 60},
+        sampler="random",
+        recipe=Recipe(epochs=8),
+    )
+    assert again.coordinator._halving._at == first.coordinator._halving._at
 
 
 def test_a_lost_candidate_is_handed_out_again_and_failed_in_the_end(driven):

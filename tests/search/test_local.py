@@ -14,8 +14,9 @@ import optuna
 import pytest
 
 from igcsearch.errors import UsageError
-from igcsearch.search import events, open_study, run_search, storage
+from igcsearch.search import events, open_study, run_search
 from igcsearch.search.engines.local import LocalEngine
+from igcsearch.search.sqlite import SqlitePlace
 from igcsearch.spec import Budget
 
 PROCESS = Path(__file__).with_name("search_process.py")
@@ -286,8 +287,8 @@ def test_a_study_is_not_resumed_with_a_changed_space(search, tmp_path, fakes):
 def test_a_study_that_came_meanwhile_is_kept(search, tmp_path, monkeypatch):
     search(trials=1)
     looks = iter([False])
-    real = storage.holds_study
-    monkeypatch.setattr(storage, "holds_study", lambda folder: next(looks, None) is not False and real(folder))
+    real = SqlitePlace.exists
+    monkeypatch.setattr(SqlitePlace, "exists", lambda place: next(looks, None) is not False and real(place))
     with pytest.raises(UsageError, match="holds a study already; give --resume"):
         search(trials=1)
 

@@ -95,11 +95,11 @@ def test_evolution_refuses_impossible_sizes(population, tournament):
 
 def test_auto_stops_early_only_where_it_can_compare():
     def resolved(**changes):
-        case = {"stopping": "auto", "objectives": 1, "epochs": 8, "trials": 40, "sampler": "tpe"} | changes
+        case = {"stopping": "auto", "epochs": 8, "trials": 40, "sampler": "tpe"} | changes
         return resolve_stopping(**case)
 
     assert resolved() == "halving"
-    for change in ({"objectives": 2}, {"epochs": 3}, {"trials": 20}, {"sampler": "nsga2"}):
+    for change in ({"epochs": 3}, {"trials": 20}, {"sampler": "nsga2"}):
         assert resolved(**change) == "none"
     assert resolved(stopping="hyperband", trials=2) == "hyperband"
 

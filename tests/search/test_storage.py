@@ -9,20 +9,22 @@ import time
 import pytest
 
 from igcsearch.errors import UsageError
-from igcsearch.search import open_study, run_search, storage
+from igcsearch.search import open_study, run_search
+from igcsearch.search.sqlite import SqlitePlace
+from igcsearch.search.storage import close
 
 ATTRIBUTES = {"igcsearch:config": {}, "igcsearch:schema": 1}
 
 
 def test_sqlite_is_in_wal_mode(tmp_path):
-    study = storage.create(tmp_path, ["maximize"], ATTRIBUTES)
+    study = SqlitePlace(tmp_path).create(["maximize"], ATTRIBUTES)
     other = sqlite3.connect(tmp_path / "study.db")
     assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     other.close()
     engine = study._storage._backend.engine
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1  # NORMAL
-    storage.close(study)
+    close(study)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.db"]
 
 
@@ -30,43 +32,43 @@ def test_sqlite_is_in_wal_mode(tmp_path):
 @pytest.mark.parametrize("name", ["plain", "sp ace", "q?a=b", "per%20cent", "ünï#cöde"])
 def test_any_folder_name_will_do(tmp_path, name):
     folder = tmp_path / name
-    with storage.locked(folder):
-        storage.close(storage.create(folder, ["maximize"], ATTRIBUTES))
-        storage.describe(folder)
-    study = storage.load(folder)
+    with SqlitePlace(folder).held():
+        close(SqlitePlace(folder).create(["maximize"], ATTRIBUTES))
+        SqlitePlace(folder).describe()
+    study = SqlitePlace(folder).load()
     assert study.user_attrs == ATTRIBUTES
-    storage.close(study)
+    close(study)
     assert {path.name for path in folder.iterdir()} <= {"study.db", "study.json", "study.lock"}
 
 
 def test_a_creation_that_was_killed_leaves_no_study(tmp_path):
     (tmp_path / "study.db.new").write_bytes(b"half a database")
     (tmp_path / "study.db.new-journal").write_bytes(b"x")
-    assert not storage.holds_study(tmp_path)
-    storage.close(storage.create(tmp_path, ["maximize"], ATTRIBUTES))
+    assert not SqlitePlace(tmp_path).exists()
+    close(SqlitePlace(tmp_path).create(["maximize"], ATTRIBUTES))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.db"]
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom igcsearch.search import storage\n"
-        "with storage.locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+        "import sys, time\nfrom pathlib import Path\nfrom igcsearch.search.sqlite import SqlitePlace\n"
+        "with SqlitePlace(Path(sys.argv[1])).held():\n    print('held', flush=True)\n    time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    assert storage.is_running(tmp_path) is True
+    assert SqlitePlace(tmp_path).is_running() is True
     begin = time.monotonic()
-    with pytest.raises(UsageError, match="another search is running"), storage.locked(tmp_path):
+    with pytest.raises(UsageError, match="another search is running"), SqlitePlace(tmp_path).held():
         pass
     assert time.monotonic() - begin < 10
     process.kill()
     process.communicate()
-    with storage.locked(tmp_path):
+    with SqlitePlace(tmp_path).held():
         pass
 
 
 def test_a_folder_made_for_nothing_is_taken_away(tmp_path):
-    with pytest.raises(RuntimeError), storage.locked(tmp_path / "a" / "out"):
+    with pytest.raises(RuntimeError), SqlitePlace(tmp_path / "a" / "out").held():
         raise RuntimeError
     assert not (tmp_path / "a" / "out").exists()
 
@@ -76,19 +78,19 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     for folder in (tmp_path / "file" / "out", "/proc/igcsearch"):
         with (
             pytest.raises(UsageError, match=r"cannot write to .*; give another output folder"),
-            storage.locked(type(tmp_path)(folder)),
+            SqlitePlace(type(tmp_path)(folder)).held(),
         ):
             pass
 
 
 @pytest.fixture
 def database(tmp_path):
-    study = storage.create(tmp_path, ["maximize"], {**ATTRIBUTES, "igcsearch:data": {}, "igcsearch:plan": {}})
+    study = SqlitePlace(tmp_path).create(["maximize"], {**ATTRIBUTES, "igcsearch:data": {}, "igcsearch:plan": {}})
     for _ in range(30):
         trial = study.ask()
         trial.suggest_float("x", 0, 1)
         study.tell(trial, 0.5)
-    storage.close(study)
+    close(study)
     return tmp_path / "study.db"
 
 
@@ -108,7 +110,7 @@ def damage(database, kind):
 @pytest.mark.parametrize("kind", ["no database", "empty", "cut", "overwritten"])
 def test_a_damaged_database_is_one_clear_error(database, kind):
     damage(database, kind)
-    for call in (storage.load, open_study):
+    for call in (lambda folder: SqlitePlace(folder).load(), open_study):
         with pytest.raises(UsageError, match=r"study.db cannot be read as a study \(.+\); restore it") as caught:
             call(database.parent)
         assert "\n" not in str(caught.value)
@@ -131,9 +133,9 @@ def test_no_study_is_an_error(tmp_path):
 
 
 def test_a_newer_schema_is_refused(tmp_path):
-    study = storage.create(tmp_path, ["maximize"], ATTRIBUTES)
+    study = SqlitePlace(tmp_path).create(["maximize"], ATTRIBUTES)
     study.set_user_attr("igcsearch:schema", 99)
-    storage.close(study)
+    close(study)
     with pytest.raises(UsageError, match="schema 99, newer than 1"):
         open_study(tmp_path)
 
@@ -151,7 +153,7 @@ def test_a_newer_schema_is_refused(tmp_path):
 )
 def test_a_configuration_of_a_newer_version_is_one_clear_line(tmp_path, config, change, what):
     stored = config().to_dict() | change
-    storage.close(storage.create(tmp_path, ["maximize"], {**ATTRIBUTES, "igcsearch:config": stored}))
+    close(SqlitePlace(tmp_path).create(["maximize"], {**ATTRIBUTES, "igcsearch:config": stored}))
     for call in (open_study, lambda folder: run_search(config(), folder, resume=True)):
         with pytest.raises(UsageError, match=f"study.db has a configuration .*{what}.*update igcsearch") as caught:
             call(tmp_path)
@@ -163,6 +165,6 @@ def test_a_study_that_cannot_be_written_can_be_read(database):
     database.chmod(0o444)
     database.parent.chmod(0o555)
     try:
-        assert len(storage.load(database.parent).trials) == 30
+        assert len(SqlitePlace(database.parent).load().trials) == 30
     finally:
         database.parent.chmod(0o755)

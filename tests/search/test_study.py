@@ -6,8 +6,10 @@ import sys
 import pandas
 import pytest
 
-from igcsearch.search import Candidate, open_study, storage
+from igcsearch.search import Candidate, open_study
 from igcsearch.search.run import _attributes
+from igcsearch.search.sqlite import SqlitePlace
+from igcsearch.search.storage import close
 from igcsearch.search.study import Study, _cell
 from igcsearch.spec import Budget
 
@@ -21,12 +23,12 @@ def study(driven, tmp_path):
         search = driven(**changes)
         directions = ["maximize"] + ["minimize"] * (len(search.config.objectives) - 1)
         folder.mkdir()
-        made = storage.create(folder, directions, _attributes(search.config, search.coordinator.facts))
+        made = SqlitePlace(folder).create(directions, _attributes(search.config, search.coordinator.facts))
         search = driven(made, **changes)
         search.run()
         failing = search.coordinator.next_job()
         assert failing is None
-        storage.close(made)
+        close(made)
         return open_study(folder)
 
     return make

@@ -1,8 +1,8 @@
 """What an engine is: it places and runs candidates where the coordinator tells it, and brings back numbers.
 
 What passes between coordinator and engine is plain data: a `Job` (one candidate to train), `DataFacts` (what the workers found when
-they loaded the images), and result dictionaries. An engine never sees Optuna; the coordinator never sees a process. Another
-engine (a Ray cluster) implements `Engine` and drives the same coordinator:
+they loaded the images), and result dictionaries. An engine never sees Optuna; the coordinator never sees a process. Every engine
+(local.py, ray_engine.py; make.py chooses) implements `Engine` and drives the same coordinator:
 
     while (job := coordinator.next_job()) is not None: place it
     an epoch is done   -> coordinator.report(job.id, epoch record) -> False: stop it
@@ -11,6 +11,8 @@ engine (a Ray cluster) implements `Engine` and drives the same coordinator:
     it is trained      -> coordinator.finished(job.id, result)
     it raised          -> coordinator.failed(job.id, reason)
     its worker died    -> coordinator.lost(job.id, reason)   (it comes back through next_job, or is failed for good)
+    every second       -> coordinator.tick()
+    `stop`, `expired`  -> end the workers, coordinator.interrupt(why)
 """
 
 from __future__ import annotations
@@ -79,7 +81,15 @@ class DataFacts:
 
 
 class Engine(Protocol):
-    """Places and runs candidates. Used as: `start`, then `run`, and `close` in any case."""
+    """Places and runs candidates. Used as: `start`, then `run`, and `close` in any case.
+
+    Attributes:
+        stop: set from outside (a signal handler) to end soon.
+        workers: candidates at once, known after `start`.
+    """
+
+    stop: bool
+    workers: int
 
     def start(self) -> DataFacts:
         """Start the first worker and load the data; raises UsageError for data or a device that cannot be used."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from igcsearch.errors import UsageError
-from igcsearch.search import events
 from igcsearch.search.config import SearchConfig
 from igcsearch.search.coordinator import Coordinator
-from igcsearch.training import steps_per_epoch
 
 from . import DataFacts, Job
+from .estimate import estimate
 from .processes import WorkerProcess, wait_for
 from .worker import WorkerSpec, main
 
@@ -45,6 +44,7 @@ class LocalEngine:
         self._spec = WorkerSpec(config.data, config.recipe, config.given, config.device, config.threads, trainer)
         self._workers: list[_Worker] = []
         self._start_failures = 0
+        self.workers = config.workers
         self.stop = False  # set from outside (a signal handler) to end soon
 
     def start(self) -> DataFacts:
@@ -76,6 +76,7 @@ class LocalEngine:
             while len(self._workers) < min(self._config.workers, coordinator.remaining):
                 self._add_worker()
         while True:
+            coordinator.tick()
             if self.stop or coordinator.expired:
                 coordinator.interrupt("interrupted" if self.stop else "timeout")
                 return
@@ -118,7 +119,7 @@ class LocalEngine:
         if job is None:
             self._started(worker, message)
         elif kind == "timed":
-            coordinator.emit(self._estimate(float(message[1]), coordinator))
+            coordinator.emit(estimate(float(message[1]), coordinator, self.workers))
             self._hand(worker, job)
         elif kind == "note":
             coordinator.note(job.id, message[1])
@@ -146,11 +147,3 @@ class LocalEngine:
         if worker.job is not None:
             coordinator.lost(worker.job.id, reason)
         self._add_worker()
-
-    def _estimate(self, step: float, coordinator: Coordinator) -> events.Estimate:
-        """From the timed step: a candidate's epochs of training and validation, whose forward pass is a third of a step."""
-        recipe, facts = coordinator.recipe, coordinator.facts
-        steps = steps_per_epoch(facts.train, recipe.batch_size) + facts.validation / recipe.batch_size / 3
-        candidate = step * steps * recipe.epochs
-        rounds = -(-coordinator.remaining // min(self._config.workers, coordinator.remaining))
-        return events.Estimate(coordinator.counts, step, candidate, candidate * rounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from igcsearch import __version__
 from igcsearch.nn import build, measure
 from igcsearch.search.training import train_in_study
-from igcsearch.training import Epoch, Recipe, default_recipe, load_data, resolve_device, time_step
+from igcsearch.training import Epoch, ImageData, Recipe, default_recipe, load_data, resolve_device, time_step
 
 from . import DataFacts, Job
 from .worker import WorkerSpec, architecture_of
@@ -21,15 +22,19 @@ from .worker import WorkerSpec, architecture_of
 class Trainer:
     """Loads the data once, then trains one candidate after another.
 
+    Args:
+        spec: of the worker.
+        data: the images, where they are loaded already (`load`, shared by the workers of a Ray node).
+
     Raises:
         UsageError: data or a device that cannot be used.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, data: ImageData | None = None) -> None:
         torch.set_num_threads(spec.threads)
         self._device = resolve_device(spec.device)
         self._threads = spec.threads
-        self._data = data = load_data(spec.data)
+        self._data = data = self.load(spec) if data is None else data
         recipe = default_recipe(data, **spec.given) if spec.recipe is None else spec.recipe.resolve(data)
         self.facts = DataFacts(
             name=data.name,
@@ -45,6 +50,11 @@ class Trainer:
             fingerprint=data.fingerprint,
             versions={"igcsearch": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
         )
+
+    @staticmethod
+    def load(spec: WorkerSpec) -> ImageData:
+        """The images, to be given to several trainers."""
+        return load_data(spec.data)
 
     def time_step(self, job: Job) -> float:
         """Seconds of one training step of the job's network."""
@@ -62,9 +72,7 @@ class Trainer:
         """Train the job's network, from its checkpoint where there is one. The result as plain data."""
 
         def told(epoch: Epoch) -> bool:
-            return on_epoch(
-                {"epoch": epoch.epoch, "validation_accuracy": epoch.validation_accuracy, "seconds": epoch.seconds}
-            )
+            return on_epoch(asdict(epoch))
 
         architecture = architecture_of(job)
         result = train_in_study(

@@ -1,4 +1,6 @@
-"""The process that trains candidates for the local engine. Imports torch when it starts, loads the data once, then waits for jobs.
+"""The process that trains candidates for the local engine, and what every worker uses.
+
+It imports torch when it starts, loads the data once, then waits for jobs.
 
 It speaks over one pipe, in tuples whose first member says what they are, and never touches the study. Each message to the
 coordinator that has an answer (an epoch, a latency) is followed by waiting for it.
@@ -56,7 +58,7 @@ class TrainerLike(Protocol):
 def main(channel: Channel, spec: WorkerSpec) -> None:
     """What the process does (see processes.py): it ends when data or device cannot be used, else with the coordinator."""
     try:
-        trainer: TrainerLike = _find(spec.trainer)(spec)
+        trainer: TrainerLike = find_trainer(spec.trainer)(spec)
         channel.send(("ready", trainer.facts))
     except UsageError as error:
         channel.send(("refused", str(error)))
@@ -69,7 +71,7 @@ def main(channel: Channel, spec: WorkerSpec) -> None:
             else:
                 channel.send(_train(trainer, job, channel))
         except Exception as error:  # whatever happens inside one candidate is that candidate's
-            channel.send(("failed", _described(error)))
+            channel.send(("failed", described(error)))
 
 
 def _train(trainer: TrainerLike, job: Job, channel: Channel) -> tuple[Any, ...]:
@@ -85,10 +87,11 @@ def _train(trainer: TrainerLike, job: Job, channel: Channel) -> tuple[Any, ...]:
     )
 
 
-def _find(name: str) -> Callable[[WorkerSpec], TrainerLike]:
+def find_trainer(name: str) -> Callable[..., TrainerLike]:
+    """The trainer class that a WorkerSpec names."""
     where, _, attribute = name.rpartition(":")
     if not where.endswith(".py"):
-        found: Callable[[WorkerSpec], TrainerLike] = getattr(import_module(where), attribute)
+        found: Callable[..., TrainerLike] = getattr(import_module(where), attribute)
         return found
     module_spec = spec_from_file_location(Path(where).stem, where)
     assert module_spec is not None
@@ -100,7 +103,7 @@ def _find(name: str) -> Callable[[WorkerSpec], TrainerLike]:
     return found
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
     """The error in one line, with the place in the code unless it is one that speaks for itself."""
     if isinstance(error, UsageError) or type(error).__name__ == "TrainingDiverged":
         return str(error)

@@ -1,0 +1,416 @@
+"""A study on a PostgreSQL server, for several coordinators at once, on one machine or many.
+
+Beside Optuna's tables stand two of ours. `igcsearch_coordinators`: one row for each living coordinator, with the time of its last
+sign of life by the server's clock; one write a few seconds, however many candidates it trains. `igcsearch_claims`: one row for
+each architecture that is trained, unique by study and equivalence key, so that two coordinators never train one network.
+Whose row is older than the grace period is dead, and its candidates are another one's to go on with. A server that is gone
+for a while is waited for; nobody is declared dead before everybody could have given a sign of life again.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import secrets
+import socket
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import text
+
+from igcsearch.errors import UsageError
+
+from .candidate import CANDIDATE, OWNER
+from .storage import DATABASE_ERRORS, Directions, Place, rdb, short
+
+BEAT_S = 5.0  # between signs of life
+GRACE_S = float(os.environ.get("IGCSEARCH_GRACE_S", "60"))  # without one: dead
+PATIENCE_S = 600.0  # for a server that is gone in the middle of a search
+CONNECT_S = 10.0  # for one that does not answer at the start
+NOBODYS_S = 600.0  # after which a trial that no coordinator called its own is nobody's
+DRIVER = "postgresql+psycopg"
+
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS igcsearch_coordinators (
+        study_id integer NOT NULL, token text PRIMARY KEY, beat timestamptz NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS igcsearch_claims (
+        study_id integer NOT NULL, key text NOT NULL, holder integer NOT NULL, counted boolean NOT NULL DEFAULT true,
+        PRIMARY KEY (study_id, key))""",
+)
+
+
+class PostgresPlace(Place):
+    """A study by its name on a server; the folder holds what is no record (and may be another one for each coordinator).
+
+    Args:
+        folder: see `Place`.
+        url: postgresql+psycopg://user:password@host:port/database. A password may as well come from PGPASSWORD or ~/.pgpass.
+        name: of the study.
+
+    Raises:
+        UsageError: a URL of another kind, or PostgreSQL's driver is not installed.
+    """
+
+    shared = True
+    cure = "see to the server, or give another storage"
+
+    def __init__(self, folder: Path, url: str, name: str) -> None:
+        super().__init__(folder)
+        self.name, self._url = name, _parse(url)
+        self._token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._study_id = -1
+        self._engine: sqlalchemy.Engine | None = None
+        self._beaten = self._steady_since = self._swept = 0.0
+
+    @property
+    def label(self) -> str:
+        return f"study {self.name!r} in {self._url.render_as_string(hide_password=True)}"
+
+    def exists(self) -> bool:
+        storage = self._storage()
+        try:
+            with self.readable():
+                study_id = storage.get_study_id_from_name(self.name)
+                return "igcsearch:config" in storage.get_study_user_attrs(study_id)
+        except UsageError as error:
+            if isinstance(error.__cause__, KeyError):
+                return False
+            raise
+        finally:
+            storage.engine.dispose()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"cannot write to {self.folder}: {error.strerror or error}"
+            raise UsageError(f"{what}; give another output folder") from error
+        yield
+
+    def is_running(self, study: optuna.Study) -> bool | None:
+        with self.readable(), _engine_of(study).connect() as connection:
+            living = connection.execute(
+                text(
+                    "SELECT count(*) FROM igcsearch_coordinators WHERE study_id = :study "
+                    "AND beat > now() - make_interval(secs => :grace)"
+                ),
+                {"study": study._study_id, "grace": GRACE_S},
+            ).scalar_one()
+        return bool(living)
+
+    def create(self, directions: Directions, attributes: dict[str, Any]) -> optuna.Study:
+        storage = self._storage()
+        try:
+            with _locked(storage.engine, f"study {self.name}"):
+                with suppress(DuplicatedStudyError):
+                    optuna.create_study(storage=storage, study_name=self.name, directions=directions)
+                study = optuna.load_study(storage=storage, study_name=self.name)
+                if "igcsearch:config" not in study.user_attrs:  # new, or its creation was killed
+                    if study.get_trials(deepcopy=False):
+                        raise UsageError(f"{self.label} is another program's study; give another name with --study")
+                    for name in sorted(attributes, key=lambda name: name == "igcsearch:config"):  # the config last
+                        study.set_user_attr(name, attributes[name])
+        except DATABASE_ERRORS as error:
+            raise UsageError(f"cannot create {self.label}: {short(error)}; {self.cure}") from error
+        finally:
+            storage.engine.dispose()
+        return self.load()
+
+    def load(self) -> optuna.Study:
+        storage = self._storage()
+        with self.readable():
+            try:
+                study = optuna.load_study(study_name=self.name, storage=storage)
+            except KeyError:
+                names = sorted(storage.get_study_name_from_id(s._study_id) for s in storage.get_all_studies())
+                known = ", ".join(names) or "none"
+                raise UsageError(f"there is no {self.label}; studies there: {known}") from None
+            return self.checked(study)
+
+    def description(self) -> dict[str, Any]:
+        url = self._url
+        plain = sqlalchemy.URL.create(
+            url.drivername, url.username, None, url.host, url.port, url.database, url.normalized_query
+        )
+        return {"storage": plain.render_as_string(), "study": self.name}
+
+    # ------------------------------------------------------------------ for coordinators
+
+    def enter(self, study: optuna.Study) -> int:
+        self._engine, self._study_id = _engine_of(study), study._study_id
+        self._beaten, self._steady_since = 0.0, time.monotonic() - GRACE_S  # who was dead before is dead
+        with _locked(self._engine, f"enter {self._study_id}"):
+            self.beat()
+            return len(self._living() - {self._token})
+
+    def beat(self) -> bool:
+        now = time.monotonic()
+        if now - self._beaten >= BEAT_S:
+            self._write(
+                "INSERT INTO igcsearch_coordinators VALUES (:study, :token, now()) "
+                "ON CONFLICT (token) DO UPDATE SET beat = now()",
+                token=self._token,
+            )
+            after = time.monotonic()
+            if self._beaten and after - self._beaten > GRACE_S / 2:  # this one or the server was away: so may others
+                self._steady_since = after
+            self._beaten = after
+        if now - self._steady_since < GRACE_S or now - self._swept < GRACE_S / 2:
+            return False
+        self._swept = now
+        return True
+
+    def own(self, trial: optuna.Trial) -> None:
+        trial.set_user_attr(OWNER, self._token)
+
+    def dead(self, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        living = self._living()
+        return [trial for trial in trials if self._is_dead(trial, living)]
+
+    def _living(self) -> set[str]:
+        rows = self._read(
+            "SELECT token FROM igcsearch_coordinators WHERE study_id = :study "
+            "AND beat > now() - make_interval(secs => :grace)",
+            grace=GRACE_S,
+        )
+        return {row[0] for row in rows}
+
+    def _is_dead(self, trial: FrozenTrial, living: set[str]) -> bool:
+        owner = trial.user_attrs.get(OWNER)
+        if owner is not None:
+            return owner not in living
+        if living <= {self._token}:
+            return True  # nobody else is there, and this one owns what it asks for before it looks
+        began = trial.datetime_start
+        return CANDIDATE not in trial.user_attrs and began is not None and time.time() - began.timestamp() > NOBODYS_S
+
+    @contextmanager
+    def sweeping(self) -> Iterator[bool]:
+        assert self._engine is not None
+        with self._engine.connect() as connection:
+            number = _number(f"sweep {self._study_id}")
+            mine = bool(connection.execute(text("SELECT pg_try_advisory_lock(:n)"), {"n": number}).scalar_one())
+            connection.commit()
+            try:
+                yield mine
+            finally:
+                if mine:
+                    with suppress(*DATABASE_ERRORS):  # a connection that was lost has given the lock back
+                        connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": number})
+                        connection.commit()
+
+    def claim(self, key: str, holder: int, limit: int) -> int | None:
+        def once() -> int | None:
+            assert self._engine is not None
+            with self._engine.begin() as connection:  # one transaction, one claim of this study at a time
+                connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _number(f"claim {self._study_id}")})
+                values = {"study": self._study_id, "key": key, "holder": holder, "limit": limit}
+                found = connection.execute(
+                    text("SELECT holder FROM igcsearch_claims WHERE study_id = :study AND key = :key"), values
+                ).scalar()
+                if found is not None:
+                    return int(found)
+                written = connection.execute(
+                    text(
+                        "INSERT INTO igcsearch_claims SELECT :study, :key, :holder, true WHERE "
+                        "(SELECT count(*) FROM igcsearch_claims WHERE study_id = :study AND counted) < :limit"
+                    ),
+                    values,
+                )
+                return holder if written.rowcount == 1 else None
+
+        return _patient(once)
+
+    def release(self, holder: int) -> None:
+        self._write(
+            "UPDATE igcsearch_claims SET counted = false WHERE study_id = :study AND holder = :holder", holder=holder
+        )
+
+    def room(self, limit: int) -> bool:
+        rows = self._read("SELECT count(*) FROM igcsearch_claims WHERE study_id = :study AND counted")
+        return int(rows[0][0]) < limit
+
+    def leave(self) -> None:
+        if self._engine is not None:
+            with suppress(*DATABASE_ERRORS), self._engine.begin() as connection:
+                connection.execute(
+                    text("DELETE FROM igcsearch_coordinators WHERE token = :token"), {"token": self._token}
+                )
+
+    # ------------------------------------------------------------------ the database
+
+    def _storage(self) -> RDBStorage:
+        """Optuna's storage, its tables and ours made where they are missing.
+
+        Raises:
+            UsageError: no answer within CONNECT_S, or one that refuses.
+        """
+        options = {
+            "pool_pre_ping": True,
+            "connect_args": {"connect_timeout": int(CONNECT_S), "application_name": "igcsearch"},
+        }
+        url = self._url.render_as_string(hide_password=False)
+        where = self._url.render_as_string(hide_password=True)
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **options)
+        begin = time.monotonic()
+        while True:
+            try:
+                with _locked(engine, "igcsearch schema"):
+                    storage = PatientStorage(url, engine_kwargs=options)
+                    with storage.engine.begin() as connection:
+                        for table in _TABLES:
+                            connection.execute(text(table))
+                return storage
+            except DATABASE_ERRORS as error:
+                said, tried = short(error), time.monotonic() - begin
+                waiting = "FATAL" not in said or "starting up" in said
+                if _is_outage(error) and waiting and tried < CONNECT_S:
+                    time.sleep(0.5)
+                    continue
+                what = f"cannot reach {where}" if _is_outage(error) else f"cannot use {where}"
+                raise UsageError(f"{what} ({said}; tried for {tried:.0f} s); {self.cure}") from None
+
+    def _write(self, statement: str, **values: Any) -> None:
+        def once() -> None:
+            assert self._engine is not None
+            with self._engine.begin() as connection:
+                connection.execute(text(statement), {"study": self._study_id, **values})
+
+        _patient(once)
+
+    def _read(self, statement: str, **values: Any) -> list[Any]:
+        def once() -> list[Any]:
+            assert self._engine is not None
+            with self._engine.connect() as connection:
+                return list(connection.execute(text(statement), {"study": self._study_id, **values}))
+
+        return _patient(once)
+
+
+class PatientStorage(RDBStorage):
+    """Optuna's storage, which waits for a server that is gone for a while and repeats the call then.
+
+    A call that the server had carried out before the connection broke is carried out again: attributes and parameters are set
+    to the same values, a trial that was told already is told, and a trial that was created twice is nobody's and is swept.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        weakref.finalize(self, self.engine.dispose)  # readers need not close what they opened
+
+
+T = TypeVar("T")
+
+
+def _patient(call: Callable[[], T]) -> T:
+    """The call's result, repeated while the server is away, for PATIENCE_S at most."""
+    begin, pause = time.monotonic(), 0.2
+    while True:
+        try:
+            return call()
+        except DATABASE_ERRORS as error:
+            if not _is_outage(error) or time.monotonic() - begin > PATIENCE_S:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def _repeated(name: str) -> Callable[..., Any]:
+    method = getattr(RDBStorage, name)
+
+    @functools.wraps(method)
+    def call(self: RDBStorage, *args: Any, **kwargs: Any) -> Any:
+        return _patient(lambda: method(self, *args, **kwargs))
+
+    return call
+
+
+def _told(self: RDBStorage, trial_id: int, state: TrialState, values: Any = None) -> bool:
+    """`set_trial_state_values`; a repetition finds the trial as it wanted it."""
+    tries = 0
+
+    def once() -> bool:
+        nonlocal tries
+        tries += 1
+        try:
+            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+        except UpdateFinishedTrialError:
+            if tries > 1 and self.get_trial(trial_id).state == state:
+                return True
+            raise
+
+    return _patient(once)
+
+
+for _name in (
+    *("create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name"),
+    *("get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
+    *("get_all_studies", "create_new_trial", "set_trial_param", "set_trial_intermediate_value"),
+    *("set_trial_user_attr", "set_trial_system_attr", "get_trial", "get_all_trials", "_get_trials"),
+    *("get_trial_id_from_study_id_trial_number", "get_trial_param", "get_best_trial"),
+):
+    setattr(PatientStorage, _name, _repeated(_name))
+PatientStorage.set_trial_state_values = _told  # type: ignore[method-assign]
+
+
+def _is_outage(error: BaseException) -> bool:
+    """True for a connection that broke or could not be made, and for a transaction that may simply be repeated."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return error.connection_invalidated or isinstance(
+            error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
+        )
+    return False
+
+
+@contextmanager
+def _locked(engine: sqlalchemy.Engine, what: str) -> Iterator[None]:
+    """One process at a time, by the server; the lock goes with the connection."""
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": _number(what)})
+        connection.commit()
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": _number(what)})
+            connection.commit()
+
+
+def _number(what: str) -> int:
+    """An advisory lock's number."""
+    return zlib.crc32(f"igcsearch {what}".encode())
+
+
+def _engine_of(study: optuna.Study) -> sqlalchemy.Engine:
+    backend = rdb(study)
+    assert backend is not None
+    return backend.engine
+
+
+def _parse(url: str) -> sqlalchemy.URL:
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        hidden = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+        raise UsageError(f"{hidden!r} is no storage URL; give {DRIVER}://USER@HOST:PORT/DATABASE") from None
+    if parsed.get_backend_name() != "postgresql":
+        what = f"storage {parsed.render_as_string(hide_password=True)!r} is not PostgreSQL"
+        raise UsageError(f"{what}; give {DRIVER}://USER@HOST:PORT/DATABASE, or no --storage for SQLite in --out")
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        raise UsageError("PostgreSQL needs its driver: pip install 'igcsearch[postgres]'") from None
+    return parsed.set(drivername=DRIVER)

@@ -1,0 +1,244 @@
+"""Studies on a real PostgreSQL server: several coordinators, claims, the dead and their candidates, a server that goes away."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from igcsearch.errors import UsageError
+from igcsearch.search import open_study, run_search
+from igcsearch.search import postgres as module
+from igcsearch.search.engines.local import LocalEngine
+from igcsearch.search.postgres import PostgresPlace
+from igcsearch.search.storage import place_at
+
+PROCESS = Path(__file__).with_name("search_process.py")
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """A file that gets a line for each epoch trained: hash, epoch, process."""
+    path = tmp_path / "log"
+    path.touch()
+    monkeypatch.setenv("FAKE_LOG", str(path))
+    return path
+
+
+@pytest.fixture
+def start(postgres, request):
+    """Starts a search on the server in a process of its own; ends what is left of them."""
+    started = []
+
+    def run(out, name=request.node.name, **options):
+        options = {"storage": postgres.url, "study_name": name, **options}
+        command = [sys.executable, str(PROCESS), str(out), json.dumps(options)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ended(process):
+    """Wait for a search; its output."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def check_whole(study, log, trials, epochs=3):
+    """As many candidates as were asked for, each network once, none left running or waiting, the front as recomputed."""
+    status = study.status()
+    assert (status["complete"], status["failed"], status["running"], status["waiting"]) == (trials, 0, 0, 0)
+    assert not study.optuna.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+    candidates = study.candidates(("complete",))
+    assert len({c.key for c in candidates}) == trials
+    counted = Counter(tuple(line.split()[:2]) for line in log.read_text().splitlines())
+    assert {(c.hash, str(epoch)) for c in candidates for epoch in range(1, epochs + 1)} == set(counted)
+    return counted
+
+
+def until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_two_coordinators_share_a_study(start, postgres, log, tmp_path):
+    name = "shared"
+    both = [start(tmp_path / "out", name, trials=30, workers=2, epochs=2) for _ in range(2)]
+    outputs = [ended(process) for process in both]
+    study = open_study(tmp_path / "out")
+    counted = check_whole(study, log, 30, epochs=2)
+    assert set(counted.values()) == {1}  # nothing was trained twice
+    finished = [output.split().count("Finished") for output in outputs]
+    assert sum(finished) == 30
+    assert min(finished) > 0
+    engine = postgres.url
+    assert open_study(storage=engine, study=name).status()["complete"] == 30
+    assert study.status()["active"] is False  # both have said goodbye
+
+
+def test_the_folder_names_the_server_and_no_password(start, tmp_path, log):
+    output = ended(start(tmp_path / "out", "described", trials=1, epochs=1))
+    text = (tmp_path / "out" / "study.json").read_text()
+    described = json.loads(text)
+    assert described["study"] == "described"
+    assert described["storage"].startswith("postgresql+psycopg://igc@127.0.0.1:")
+    assert "sesame" not in text + output
+    assert place_at(tmp_path / "out").label.count("sesame") == 0
+
+
+def test_a_dead_coordinators_candidates_go_on_elsewhere(start, log, tmp_path, monkeypatch):
+    monkeypatch.setenv("IGCSEARCH_GRACE_S", "4")
+    monkeypatch.setenv("FAKE_EPOCH", "0.4")
+    # The same checkpoints: an epoch that was finished is not trained again.
+    first = start(tmp_path / "out", "dying", trials=8, workers=2, epochs=4)
+    until(lambda: len(log.read_text().splitlines()) >= 3)
+    second = start(tmp_path / "out", "dying", trials=8, workers=2, epochs=4)
+    until(lambda: len(log.read_text().splitlines()) >= 8)
+    first.send_signal(signal.SIGKILL)
+    ended(second)
+    counted = check_whole(open_study(tmp_path / "out"), log, 8, epochs=4)
+    assert max(counted.values()) <= 2  # the epoch under way
+    assert sum(count - 1 for count in counted.values()) <= 2  # of two workers
+
+
+def test_the_server_dies_and_comes_back(start, postgres, log, tmp_path, monkeypatch):
+    monkeypatch.setenv("IGCSEARCH_GRACE_S", "4")
+    monkeypatch.setenv("FAKE_EPOCH", "0.2")
+    both = [start(tmp_path / "out", "outage", trials=10, workers=2, epochs=3) for _ in range(2)]
+    until(lambda: len(log.read_text().splitlines()) >= 4)
+    postgres.kill()
+    time.sleep(6)  # longer than the grace: nobody may be taken for dead because of it
+    postgres.restart()
+    for process in both:
+        ended(process)
+    counted = check_whole(open_study(tmp_path / "out"), log, 10)
+    assert set(counted.values()) == {1}
+
+
+def test_a_search_that_was_alone_goes_on_where_it_died(start, log, tmp_path, monkeypatch):
+    monkeypatch.setenv("IGCSEARCH_GRACE_S", "2")
+    monkeypatch.setenv("FAKE_EPOCH", "0.1")
+    for _ in range(3):
+        process = start(tmp_path / "out", "alone", trials=6, workers=2)
+        before = len(log.read_text().splitlines())
+        until(lambda before=before: len(log.read_text().splitlines()) >= before + 4)
+        process.kill()
+        process.communicate()
+        time.sleep(2.5)
+    ended(start(tmp_path / "out", "alone", trials=6, workers=2))
+    check_whole(open_study(tmp_path / "out"), log, 6)
+
+
+def test_one_network_is_claimed_once(postgres, tmp_path):
+    places = [PostgresPlace(tmp_path, postgres.url, "claims") for _ in range(2)]
+    made = [place.create(["maximize"], {"igcsearch:config": {}, "igcsearch:schema": 1}) for place in places]
+    assert [place.enter(study) for place, study in zip(places, made, strict=True)] == [0, 1]
+    assert places[0].claim("key", 3, limit=2) == 3
+    assert places[1].claim("key", 4, limit=2) == 3
+    assert places[0].claim("key", 3, limit=2) == 3  # a retry of the same candidate
+    assert places[1].claim("other", 4, limit=2) == 4
+    assert not places[0].room(2)
+    assert places[0].claim("third", 5, limit=2) is None
+    places[1].release(4)  # it failed: another one may take its turn, but not this network
+    assert places[0].room(2)
+    assert places[0].claim("other", 6, limit=2) == 4
+    assert places[0].claim("third", 5, limit=2) == 5
+
+
+def test_a_candidate_that_kills_its_coordinators_is_given_up(postgres, tmp_path, config, fakes, monkeypatch):
+    from igcsearch.search import recovery
+
+    monkeypatch.setattr(recovery, "MAX_REVIVALS", 2)
+    place = PostgresPlace(tmp_path, postgres.url, "revivals")
+    configured = config(trials=2)
+    reasons = []
+    for _ in range(4):
+
+        class Dies(LocalEngine):
+            def run(self, coordinator):
+                coordinator.next_job()
+                reasons.extend(c.reason for c in open_study(tmp_path).candidates(("failed",)))
+                raise SystemExit
+
+        monkeypatch.setattr(module, "GRACE_S", 0.0)
+        with pytest.raises(SystemExit):
+            run_search(
+                configured,
+                tmp_path,
+                storage=postgres.url,
+                study_name="revivals",
+                engine=Dies(configured, trainer=fakes.TRAINER),
+            )
+    assert place.exists()
+    assert reasons == ["the search died 3 times while it was trained"]
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_an_unreachable_server_is_one_line_with_no_password(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_S", 1.0)
+    url = "postgresql://me:sesame@127.0.0.1:9/db"
+    with pytest.raises(
+        UsageError, match=r"cannot reach postgresql\+psycopg://me:\*\*\*@127.0.0.1:9/db .*tried for"
+    ) as e:
+        run_search(config(), tmp_path / "out", storage=url)
+    assert "sesame" not in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://me:sesame@host/db", "is not PostgreSQL"),
+        ("sqlite:///study.db", "is not PostgreSQL"),
+        ("no url", "is no storage URL"),
+        ("postgresql://me:sesame@host:port/db", "is no storage URL"),
+    ],
+)
+def test_another_storage_is_refused(url, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as caught:
+        place_at(tmp_path, url, "name")
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_storage_needs_a_name_and_a_name_a_storage(postgres):
+    with pytest.raises(UsageError, match="give --study"):
+        open_study(storage=postgres.url)
+    with pytest.raises(UsageError, match="needs --storage"):
+        open_study(study="name")
+
+
+def test_a_study_that_is_not_there_is_refused_with_those_that_are(postgres):
+    with pytest.raises(UsageError, match=r"there is no study 'nothing' in .*; studies there: "):
+        open_study(storage=postgres.url, study="nothing")
+
+
+def test_the_same_question_is_the_same_study_and_another_is_refused(postgres, config, fakes, tmp_path):
+    def run(configured, **where):
+        engine = LocalEngine(configured, trainer=fakes.TRAINER)
+        return run_search(configured, tmp_path / "out", storage=postgres.url, engine=engine, **where)
+
+    first = run(config(trials=1))
+    again = run(config(trials=2))
+    assert again.place.name == first.place.name
+    assert again.status()["complete"] == 2
+    with pytest.raises(UsageError, match="holds a study with seed 0, not 5"):
+        run(config(trials=2, seed=5), study_name=first.place.name)
+    other = run(replace(config(trials=1), seed=5))
+    assert other.place.name != first.place.name
