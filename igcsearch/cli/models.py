@@ -56,13 +56,13 @@ def find(network: str) -> Found:
 
 def list_(
     pattern: Annotated[
-        str, typer.Argument(metavar="[GLOB]", help="A shell pattern, such as 'digits*'.", show_default=False)
+        str, typer.Argument(metavar="[GLOB]", help="A shell pattern, such as '*digits*'.", show_default=False)
     ] = "*",
     as_json: AsJson = False,
 ) -> None:
     """List the published networks: those of the package, then those of your own zoo (IGCSEARCH_ZOO).
 
-    Accuracy is that of the test split, the mean over the seeds. Example: igcsearch list 'digits*'
+    Accuracy is that of the test split, the mean over the seeds. Example: igcsearch list '*digits*'
     """
     from ..entries import list_entries, user_zoo
 

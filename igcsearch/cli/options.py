@@ -130,7 +130,7 @@ Threads = Annotated[
         "--threads",
         parser=count,
         metavar="N",
-        help="CPU threads of each training; default: the cores shared out evenly.",
+        help="CPU threads of each process; default: the cores shared out evenly.",
         rich_help_panel=DATA,
     ),
 ]

@@ -130,7 +130,7 @@ class Tally:
         workers = f"{plural(event.workers, 'worker')} of {plural(event.threads, 'thread')}"
         place = f"device {event.device}, {workers}, early stopping: {event.stopping}"
         again = (
-            f"\ngoing on: {event.counts.trained} trained before, {event.requeued} unfinished start again"
+            f"\ngoing on: {event.counts.trained} trained before, {event.requeued} unfinished go on from their last epoch"
             if event.resumed
             else ""
         )

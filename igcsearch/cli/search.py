@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
+from .output import say
 from .study import print_candidates, write_page
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ def search(
     if max_latency is not None and max_latency <= 0:
         raise UsageError(f"--max-latency {max_latency:g} must be above 0 milliseconds, such as 2.5")
     from ..search import SearchConfig
+    from ..search.storage import place_at
     from ..spec import Budget
 
     overrides = {
@@ -252,6 +254,8 @@ def search(
         epochs=epochs,
         overrides={name: value for name, value in overrides.items() if value is not None},
     )
+    if resume and storage is None and not place_at(out_folder).exists():
+        say(f"{out_folder} holds no study yet: this is a new search")
     status = run(config, out_folder, resume, storage, study)
     if status:
         raise typer.Exit(status)
@@ -288,7 +292,7 @@ def run(
     """Search, then print the table of what there is and write the report.
 
     Returns:
-        The exit status: 130 where the user interrupted it, 1 where candidate after candidate failed, else 0.
+        The exit status: 130 where the user interrupted it, 1 where candidate after candidate failed or nothing fits, else 0.
     """
     from ..search import run_search
     from .progress import view
@@ -300,10 +304,12 @@ def run(
     ended = "interrupted" if shown.tally.ended is None else shown.tally.ended.reason
     print_best(study)
     write_page(study, out / "report.html")
-    again = f"to go on: the same command with --out {out} --resume"
-    print(
-        again if ended in ("interrupted", "timeout", "failures") else f"next: igcsearch publish {out} --top 1 --seeds 3"
-    )
+    if ended in ("interrupted", "timeout", "failures"):
+        print(f"to go on: the same command with --out {out} --resume")
+    elif study.best() is not None:
+        print(f"next: igcsearch publish {out} --top 1 --seeds 3")
+    elif ended == "settled":  # nothing was found, and nothing will be
+        return 1
     return {"interrupted": 130, "failures": 1}.get(ended, 0)
 
 

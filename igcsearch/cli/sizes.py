@@ -19,7 +19,7 @@ def parse_size(text: str, what: str = "size") -> int:
     Raises:
         UsageError: what cannot be read, is not above 0, or is no whole number.
     """
-    cure = "give a positive number such as 20000, 20k or 1.5M"
+    cure = "give a whole number of at least 1, such as 30, 20k or 1.5M"
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         if re.fullmatch(r"[-−]\s*[\d.].*", text.strip()):

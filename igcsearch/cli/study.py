@@ -65,6 +65,8 @@ def status(
     print(f"trained    {found['complete'] + found['stopped']} of {found['trials']}")
     for state in ("complete", "stopped", "settled", "failed", "running"):
         print(f"{state:<10} {found[state]}")
+    if found["waiting"]:
+        print(f"unfinished {found['waiting']} (they go on from their last epoch when the search is resumed)")
     print(f"accepted   {percent(found['acceptance'])} of {found['proposals']} proposals")
     if best is None:
         print("best       none yet")

@@ -5,11 +5,12 @@ study -> choose.py -> rounds.py (retrain.py in workers.py) -> choice -> test spl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..entries import Entry, user_zoo, write_entry
+from ..entries import Entry, read_entry, user_zoo, write_entry
 from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
 from ..nn import Network
@@ -84,7 +85,7 @@ def publish(
                     _refuse_foreign(setting, candidate, zoo)
             if len(candidates) < 3 * top:
                 setting.tell(Note(f"{3 * top} finalists were asked for, the study has {len(candidates)}"))
-            results = sorted(retrain_all(setting, candidates, seeds), key=_rank)
+            results = sorted(retrain_all(setting, candidates, seeds), key=by_accuracy)
             chosen = [result for result in results if result.mean is not None][:top]
             if not chosen:
                 raise UsageError(f"every finalist failed: {results[0].failures[0]}")
@@ -94,33 +95,35 @@ def publish(
 def _refuse_foreign(setting: Setting, candidate: Candidate, zoo: Path) -> None:
     """Raise UsageError where the candidate's entry is in the zoo already, and is not this study's and recipe's."""
     refuse_foreign(
-        zoo / _name(setting, candidate),
+        zoo / entry_name_of(setting, candidate),
         recipe=setting.recipe.resolve(setting.data).to_dict(),
         split=setting.data.split,
         provenance=_origin(setting, candidate),
     )
 
 
-def _name(setting: Setting, candidate: Candidate) -> str:
+def entry_name_of(setting: Setting, candidate: Candidate) -> str:
+    """The name of a candidate's entry."""
     return entry_name(candidate.family, setting.data.name, candidate.params, candidate.architecture.hash)
 
 
 def _write(
     setting: Setting, results: Sequence[Retrained], chosen: Sequence[Retrained], zoo: Path, overwrite: bool
 ) -> list[Entry]:
-    rows = [_row(result, result in chosen) for result in results]
-    _store(setting, rows)
+    rows = [finalist_row(result, result in chosen) for result in results]
+    store_finalists(setting.folder, setting, rows)
     setting.tell(FinalistsChosen(tuple(rows)))
     entries = []
     for result in chosen:
         if not overwrite:  # again: it may have come meanwhile
             _refuse_foreign(setting, result.candidate, zoo)
-        entry, replaced = _write_entry(setting, result, zoo)
+        entry, replaced = write_result(setting, result, zoo, _provenance(setting, result))
         row = next(row for row in rows if row["id"] == result.candidate.id)
         row.update(entry=entry.name, test_accuracy=entry.metrics["accuracy"], test_std=entry.metrics["accuracy_std"])
         entries.append(entry)
         setting.tell(EntryWritten(entry.name, entry.path, entry.metrics["accuracy"], replaced))
-    _store(setting, rows)
+        _say_if_hidden(entry, setting.tell)
+    store_finalists(setting.folder, setting, rows)
     if not (zoo / CARD).exists() or is_generated(zoo / CARD):
         try:
             write_table(zoo)
@@ -129,7 +132,16 @@ def _write(
     return entries
 
 
-def _write_entry(setting: Setting, result: Retrained, zoo: Path) -> tuple[Entry, bool]:
+def _say_if_hidden(entry: Entry, tell: OnEvent) -> None:
+    """The same network may have been published before in a zoo that comes first: its name means that one."""
+    with suppress(UsageError):
+        first = read_entry(entry.name)
+        if not first.path.samefile(entry.path) and first.metrics["weights_sha256"] != entry.metrics["weights_sha256"]:
+            text = f"the name {entry.name} means the network in {first.path.parent}; load this one by its folder"
+            tell(Note(text))
+
+
+def write_result(setting: Setting, result: Retrained, zoo: Path, provenance: Mapping[str, Any]) -> tuple[Entry, bool]:
     """The test split's turn, for one chosen finalist; then its entry. Also tells whether an older entry was replaced."""
     architecture = result.candidate.architecture
     runs = [
@@ -149,10 +161,10 @@ def _write_entry(setting: Setting, result: Retrained, zoo: Path) -> tuple[Entry,
         Recipe.from_dict(result.records[0]["recipe"]),
         runs,
         family=result.candidate.family,
-        provenance=_provenance(setting, result),
+        provenance=provenance,
         cost=measured_cost(architecture),
     )
-    name = _name(setting, result.candidate)
+    name = entry_name_of(setting, result.candidate)
     replaced = looks_like_entry(zoo / name)
     return write_entry(zoo / name, architecture, weights_of(result.jobs[0]), metrics, overwrite=True), replaced
 
@@ -196,7 +208,8 @@ def _provenance(setting: Setting, result: Retrained) -> dict[str, Any]:
     }
 
 
-def _row(result: Retrained, chosen: bool) -> dict[str, Any]:
+def finalist_row(result: Retrained, chosen: bool) -> dict[str, Any]:
+    """A finalist as finalists.json has it."""
     candidate = result.candidate
     return {
         "id": candidate.id,
@@ -219,7 +232,8 @@ def _row(result: Retrained, chosen: bool) -> dict[str, Any]:
     }
 
 
-def _store(setting: Setting, rows: list[dict[str, Any]]) -> None:
+def store_finalists(study_folder: Path, setting: Setting, rows: list[dict[str, Any]]) -> None:
+    """Write all finalists, best first, to finalists.json of that study."""
     recipe = setting.recipe.resolve(setting.data)
     values = {
         "epochs": recipe.epochs,
@@ -229,8 +243,9 @@ def _store(setting: Setting, rows: list[dict[str, Any]]) -> None:
         "split": dict(setting.data.split),
         "finalists": rows,
     }
-    write_json(setting.folder / FOLDER / FINALISTS, values)
+    write_json(study_folder / FOLDER / FINALISTS, values)
 
 
-def _rank(result: Retrained) -> tuple[float, int, int]:
+def by_accuracy(result: Retrained) -> tuple[float, int, int]:
+    """To sort by: the best mean validation accuracy first."""
     return -(result.mean if result.mean is not None else -1.0), result.candidate.params, result.candidate.id

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..search import Candidate, Study
 
 _FEWEST_FOR_IMPORTANCES = 8
+_ENOUGH_FOR_IMPORTANCES = 50
 _MOST_CANDIDATES = 1500  # on the page; the best ones
 _MOST_CURVES = 150
 #: Words of igcsearch.search.settle, and what the page calls them.
@@ -227,6 +228,8 @@ def _importances(study: optuna.Study, complete: set[int]) -> tuple[list[tuple[st
         optuna.logging.set_verbosity(before)
     listed = sorted(((name, float(value)) for name, value in found.items()), key=lambda item: -item[1])
     note = f"fANOVA over {len(trials)} complete candidates; shares of the variance of validation accuracy."
+    if len(trials) < _ENOUGH_FOR_IMPORTANCES:
+        note += " So few candidates give a hint, not a finding."
     skipped = len({name for trial in trials for name in trial.params}) - len(listed)
     if skipped:
         note += f" {skipped} parameters that not every candidate has are left out."

@@ -46,7 +46,8 @@ function accuracyScale(values, from, to) {
   low = Math.max(0, low - pad); high = Math.min(1, high + pad);
   if (high - low < 1e-9) low = Math.max(0, high - 0.01);
   const ticks = linearTicks(low, high, Math.abs(to - from) / 46);
-  const digits = ticks.length > 1 && ticks[1] - ticks[0] < 0.0099 ? (ticks[1] - ticks[0] < 0.00099 ? 2 : 1) : 0;
+  const exact = d => ticks.every(t => Math.abs(100 * t - +(100 * t).toFixed(d)) < 1e-6);
+  const digits = [0, 1, 2].find(exact) ?? 3;
   return { at: v => from + (v - low) / (high - low) * (to - from), ticks, label: t => pct(t, digits) };
 }
 // Accuracy drawn by its error on a log scale: what happens between 98 % and 99 % shows as well as what happens below.

@@ -159,6 +159,11 @@ class SearchConfig:
         return self.budget.latency_ms is not None or "latency" in self.objectives
 
     @property
+    def probe(self) -> str | None:
+        """The space whose smallest network the workers time before the search; None without a latency budget."""
+        return None if self.budget.latency_ms is None else self.space
+
+    @property
     def given(self) -> dict[str, Any]:
         """The entries of the recipe that were given while the rest is left to the data."""
         given = {**self.overrides, **({} if self.epochs is None else {"epochs": self.epochs})}

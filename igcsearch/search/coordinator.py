@@ -9,7 +9,7 @@ study's `Place`.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,6 +35,7 @@ from .storage import Place
 from .telling import NotOurs, Teller
 
 MAX_SETTLED = 1000  # proposals in a row that were not worth training
+_KINDS = {"budget": "over budget", "duplicate": "duplicates", "latency": "too slow", "space": "refused by the space"}
 MIN_FAILURES = 10  # failed candidates that end a run: more than this and more than `trials`
 MIN_COMPLETE = 4  # candidates trained to the end before any is stopped early
 
@@ -106,7 +107,7 @@ class Coordinator:
         self._tally = {"complete": 0, "stopped": 0, "settled": 0, "failed": 0}
         self._best = -1.0
         self._in_a_row = self._failures = 0
-        self._last_reason = ""
+        self._last_reason, self._kinds = "", Counter[str]()
         self.ended: tuple[str, str] | None = None
         self._others = place.enter(study)
         self.recovered = self._take_over()
@@ -271,9 +272,8 @@ class Coordinator:
         if self.remaining == 0:
             self._end("trials", f"{self.counts.trained} candidates are trained, {self.config.trials} were asked for")
         if self._in_a_row >= MAX_SETTLED:
-            what = (
-                f"{MAX_SETTLED:,} proposals in a row were settled without training, the last one: {self._last_reason}"
-            )
+            why = ", ".join(f"{n:,} {_KINDS.get(kind, kind)}" for kind, n in self._kinds.most_common())
+            what = f"{MAX_SETTLED:,} proposals in a row were settled without training ({why}; the last: {self._last_reason})"
             self._end("settled", f"{what}; widen the space or the budget")
         if self.ended is not None or self.expired or len(self._running) >= self.remaining:
             return True
@@ -352,6 +352,9 @@ class Coordinator:
             self._teller.record(trial, record, {})
         self._counted.add(trial.number)
         self._tally["settled"] += 1
+        if not self._in_a_row:
+            self._kinds.clear()
+        self._kinds[settled.kind] += 1
         self._in_a_row, self._last_reason = self._in_a_row + 1, settled.reason
         self.emit(events.ProposalSettled(self.counts, trial.number, settled.kind, settled.reason))
 

@@ -22,8 +22,9 @@ from .config import SearchConfig, check_same_question, question_name, space_sha2
 from .coordinator import Coordinator, Plan
 from .engines import DataFacts, Engine
 from .engines.make import make_engine
+from .inherit import Inheritance
 from .samplers import population_size, resolve_stopping
-from .settle import Space, check_budget
+from .settle import Space, check_budget, check_latency
 from .storage import SCHEMA, Place, close, place_at
 from .study import Study
 
@@ -37,6 +38,7 @@ def run_search(
     study_name: str | None = None,
     on_event: Callable[[events.Event], None] = lambda event: None,
     engine: Engine | None = None,
+    inherit: Inheritance | None = None,
 ) -> Study:
     """Search until `config.trials` candidates are trained, or until another limit; Ctrl-C and SIGTERM end it cleanly.
 
@@ -50,6 +52,7 @@ def run_search(
         study_name: on the server; None: one made of the space and of what is asked, so that the same question is the same study.
         on_event: called with each event (see igcsearch.search.events), the last of which is `Ended`.
         engine: for tests.
+        inherit: candidates of other studies to begin with; they count as trained.
 
     Returns:
         The study, as `open_study` gives it.
@@ -70,7 +73,7 @@ def run_search(
         engine = engine or make_engine(config, place.folder)
         with _signals(engine):
             try:
-                _run(config, place, study, space, engine, on_event)
+                _run(config, place, study, space, engine, on_event, inherit or Inheritance())
             except KeyboardInterrupt:  # before the first candidate, or a second Ctrl-C
                 if not place.exists():
                     raise
@@ -86,11 +89,13 @@ def _run(
     space: Space,
     engine: Engine,
     emit: Callable[[events.Event], None],
+    inherit: Inheritance,
 ) -> None:
     """Data, budget, study, coordinator, engine, in this order."""
     facts = engine.start()
     config = replace(config, recipe=Recipe.from_dict(facts.recipe))
     check_budget(space, facts.problem(config.budget), config.seed)
+    check_latency(config.space, config.budget, facts.smallest_ms)
     resumed = study is not None
     if study is None:
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
@@ -106,6 +111,8 @@ def _run(
     checkpoints = Checkpoints(Path(config.checkpoints) if config.checkpoints else place.folder / FOLDER)
     try:
         with place.writable():  # it makes a dead run's candidates whole
+            if inherit.candidates:
+                inherit.adopt(study, place, config, space, facts.problem(config.budget), facts)
             coordinator = Coordinator(
                 study, config, space=space, facts=facts, plan=plan, place=place, checkpoints=checkpoints, emit=emit
             )
@@ -138,10 +145,11 @@ def _attributes(config: SearchConfig, facts: DataFacts) -> dict[str, Any]:
     epochs = config.recipe.epochs
     stopping = resolve_stopping(config.stopping, epochs, config.trials, config.sampler)
     versions = {**(facts.versions or {}), "optuna": optuna.__version__}
+    about_run = ("recipe", "versions", "smallest_ms")
     return {
         "igcsearch:schema": SCHEMA,
         "igcsearch:config": config.to_dict(),
-        "igcsearch:data": {name: value for name, value in asdict(facts).items() if name not in ("recipe", "versions")},
+        "igcsearch:data": {name: value for name, value in asdict(facts).items() if name not in about_run},
         "igcsearch:plan": asdict(Plan(stopping, population_size(config.trials))),
         "igcsearch:versions": versions,
         "igcsearch:space_sha256": space_sha256(config.space),

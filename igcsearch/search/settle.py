@@ -142,6 +142,20 @@ def check_budget(space: Space, problem: Problem, seed: int) -> None:
     raise UsageError(f"search space {space.name!r} made none of {_TRIES:,} random proposals: {refusal}") from refusal
 
 
+def check_latency(space: str, budget: Budget, smallest_ms: float | None) -> None:
+    """Make sure, before any training, that the space's smallest network is not far too slow.
+
+    Not far: a network of more parameters may be somewhat faster, and the figure wanders.
+
+    Raises:
+        UsageError: it takes 1.5 times the budget or more.
+    """
+    limit = budget.latency_ms
+    if limit is not None and smallest_ms is not None and smallest_ms >= 1.5 * limit:
+        what = f"the smallest network of the space {space!r} takes {smallest_ms:.3g} ms here"
+        raise UsageError(f"no architecture is within {limit:g} ms: {what}; raise the budget (--max-latency)")
+
+
 def _impossible(space: Space, budget: Budget, params: int, macs: int, what: str) -> str:
     limits = [
         f"{limit:,} {name}" for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit is not None

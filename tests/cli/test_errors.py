@@ -43,6 +43,7 @@ SEARCH = [
     (["--data", "digit"], ["digit", "digits"]),
     (["--data", "./nowhere"], ["nowhere", "not found"]),
     (["--data", "nowhere.npz"], ["nowhere.npz", "not found"]),
+    (["--max-latency", "0.0001"], ["0.0001 ms", "the smallest network", "raise the budget"]),
     (["--max-params", "10"], ["10", "smallest", "raise the budget"]),
     (["--lr", "-1"], ["lr"]),
     (["--precision", "float8"], ["float8"]),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -14,11 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from igcsearch.entries import load, read_folder
 from igcsearch.errors import UsageError
-from igcsearch.publish import events, publish, read_finalists, rounds
+from igcsearch.publish import events, finalists, publish, read_finalists, rounds
 from igcsearch.publish.retrain import Job
 from igcsearch.publish.workers import OnMessage
 from igcsearch.training import DataSpec, evaluate, load_data
@@ -312,3 +315,26 @@ def test_zoo_by_default_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert entry.path.parent == tmp_path / "mine"
     assert torch.equal(*(load(path)(torch.zeros(1, 1, 8, 8)) for path in (entry.path, published.entries[0].path)))
     assert read_folder(entry.path).metrics["weights_sha256"] == published.entries[0].metrics["weights_sha256"]
+
+
+# The name of a network is that of its family, data, size and hash: the package may hold the same one, trained otherwise.
+def test_a_name_that_means_another_zoos_network_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Published
+) -> None:
+    from igcsearch.entries import zoo
+
+    told: list[events.Event] = []
+    other = tmp_path / "zoo" / published.entries[0].name
+    shutil.copytree(published.entries[0].path, other)
+    monkeypatch.setattr(zoo, "package_zoo", lambda: tmp_path / "zoo")
+    finalists._say_if_hidden(published.entries[0], told.append)
+    assert told == []  # the same weights: it does not matter which
+    metrics = json.loads((other / "metrics.json").read_text())
+    weights = safetensors.torch.load_file(other / "weights.safetensors")
+    weights = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    safetensors.torch.save_file(weights, other / "weights.safetensors")
+    metrics["weights_sha256"] = hashlib.sha256((other / "weights.safetensors").read_bytes()).hexdigest()
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    finalists._say_if_hidden(published.entries[0], told.append)
+    assert [type(event) for event in told] == [events.Note]
+    assert "load this one by its folder" in told[0].message

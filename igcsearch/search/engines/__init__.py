@@ -60,6 +60,7 @@ class DataFacts:
         device, threads: of the worker.
         versions: of Python and the libraries.
         fingerprint: of the images and their splits.
+        smallest_ms: latency of the space's smallest network, where there is a latency budget and the space names one.
     """
 
     name: str
@@ -74,6 +75,7 @@ class DataFacts:
     threads: int = 1
     versions: Mapping[str, str] | None = None
     fingerprint: str = ""
+    smallest_ms: float | None = None
 
     def problem(self, budget: Budget) -> Problem:
         """The problem that candidates answer."""

@@ -41,7 +41,9 @@ class LocalEngine:
 
     def __init__(self, config: SearchConfig, trainer: str = WorkerSpec.trainer) -> None:
         self._config = config
-        self._spec = WorkerSpec(config.data, config.recipe, config.given, config.device, config.threads, trainer)
+        self._spec = WorkerSpec(
+            config.data, config.recipe, config.given, config.device, config.threads, trainer, config.probe
+        )
         self._workers: list[_Worker] = []
         self._start_failures = 0
         self.workers = config.workers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,11 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_logging
 
 from igcsearch.errors import UsageError
 
 from . import ray_guard
 
+_DEDUPLICATORS: list[Any] = [
+    getattr(ray_logging, name) for name in ("stdout_deduplicator", "stderr_deduplicator") if hasattr(ray_logging, name)
+]
 _TRIES, _TRY_SECONDS = 3, 3.0  # of a connection to an address
 _LONGEST_TEMP = 40  # characters: Ray's sockets lie below it, and their paths have a limit of 107
 
@@ -132,6 +137,8 @@ class RayCluster:
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
         self._levels.clear()
+        for printed in _DEDUPLICATORS:
+            printed.skip_re = None
 
     @property
     def started_here(self) -> bool:
@@ -172,6 +179,10 @@ class RayCluster:
             logger = logging.getLogger(name)
             self._levels.setdefault(name, logger.level)
             logger.setLevel(logging.CRITICAL + 1)
+        for (
+            printed
+        ) in _DEDUPLICATORS:  # through them Ray prints of every worker that dies; this is RAY_DEDUP_LOGS_SKIP_REGEX
+            printed.skip_re = re.compile("")
 
 
 def check_share(cluster: RayCluster, share: Share) -> None:

@@ -1,8 +1,9 @@
 """A process that outlives the driver for a moment: should that be killed, it ends what Ray leaves and removes its files.
 
-Run as a script by ray_cluster.py: python ray_guard.py FOLDER. On its standard input come the ids of Ray's processes, one a line;
-the end of the input is the end of the driver, however that came. Ray's own processes end with their driver, but for its agents,
-which try to report that for a minute, and workers that are just being started. Needs the standard library only, and starts in a few hundredths of a second.
+Run as a script by ray_cluster.py: python ray_guard.py FOLDER. On its standard input come the ids of Ray's processes, one a
+line; the end of the input is the end of the driver, however that came. Ray's own processes end with their driver, but for its
+agents, which try to report that for a minute, and workers that are just being started. Needs the standard library only, and
+starts in a few hundredths of a second.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from .processes import Channel
 @dataclass(frozen=True)
 class WorkerSpec:
     """What a worker is told when it starts. Without a recipe it takes the data's, with the entries `given`; `trainer` is
-    `module:class` or `file.py:class` (tests put their own there)."""
+    `module:class` or `file.py:class` (tests put their own there); `probe` is a space whose smallest network is timed."""
 
     data: DataSpec
     recipe: Recipe | None
@@ -39,6 +39,7 @@ class WorkerSpec:
     device: str
     threads: int
     trainer: str = "igcsearch.search.engines.trainer:Trainer"
+    probe: str | None = None
 
 
 class TrainerLike(Protocol):
