@@ -19,18 +19,18 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from igcsearch.errors import UsageError
-from igcsearch.spec import Architecture, Problem
+from igcsearch.spec import Architecture
 
 from . import events
-from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RETRY_OF, STATE, describe, read_candidate
+from .candidate import CANDIDATE, describe, read_candidate
 from .checkpoints import Checkpoints
 from .config import SearchConfig
 from .engines import DataFacts, Job
 from .engines.processes import MAX_ATTEMPTS
+from .proposer import Proposal, Proposer, Rejected
 from .recovery import origin_of, recover, requeue
-from .samplers import derived_seed, make_pareto_halving, make_pruner, make_sampler
-from .settle import Settled, Space, settle, space_refused, too_slow
+from .samplers import make_pareto_halving, make_pruner
+from .settle import Settled, Space, too_slow
 from .storage import Place
 from .telling import NotOurs, Teller
 
@@ -91,25 +91,31 @@ class Coordinator:
         if config.recipe is None:
             raise ValueError("the coordinator needs a resolved recipe")
         self.config, self.recipe, self.facts, self.emit = config, config.recipe, facts, emit
-        self._study, self._space, self._plan, self._clock = study, space, plan, clock
+        self._study, self._plan, self._clock = study, plan, clock
         self._place, self._checkpoints = place, checkpoints
         self._teller = Teller(study, config.objectives, config.sampler)
-        self._problem: Problem = facts.problem(config.budget)
         study.pruner = make_pruner(plan.stopping, self.recipe.epochs)
         against_cost = len(config.objectives) > 1 and plan.stopping == "halving"
         self._halving = make_pareto_halving(self.recipe.epochs) if against_cost else None
         self._deadline = None if config.timeout_s is None else clock() + config.timeout_s
         self._running: dict[int, _Running] = {}
         self._retries: deque[int] = deque()
-        self._seen: dict[str, int] = {}
         self._counted: set[int] = set()  # finished trials that are in the tally, this coordinator's and others'
-        self._asked = 0  # proposals so far, those of dead runs that come again not counted
         self._tally = {"complete": 0, "stopped": 0, "settled": 0, "failed": 0}
         self._best = -1.0
         self._in_a_row = self._failures = 0
         self._last_reason, self._kinds = "", Counter[str]()
         self.ended: tuple[str, str] | None = None
-        self._others = place.enter(study)
+        self._proposer = Proposer(
+            study,
+            config,
+            space=space,
+            facts=facts,
+            population=plan.population,
+            place=place,
+            teller=self._teller,
+            others=place.enter(study),
+        )
         self.recovered = self._take_over()
 
     # ------------------------------------------------------------------ what engines call
@@ -285,50 +291,16 @@ class Coordinator:
 
     def _propose(self) -> _Running | None:
         """Ask for one proposal; None if it was settled."""
-        what = f"proposal {self._asked}" + (f" of coordinator {self._others}" if self._others else "")
-        seed = derived_seed(self.config.seed, what)
-        self._study.sampler = make_sampler(self.config.sampler, seed, self._plan.population)
-        trial = self._study.ask()
-        self._place.own(trial)
-        self._asked += 1
-        try:
-            architecture = self._space.propose(trial, self._problem)
-        except UsageError as error:
-            self._settle(trial, space_refused(error), {})
+        proposed = self._proposer.propose()
+        if isinstance(proposed, Rejected):
+            self._settle(proposed.trial, proposed.settled, proposed.facts)
+        if not isinstance(proposed, Proposal):
             return None
-        self._teller.know(trial.params)
-        retried, origin = trial.user_attrs.get(RETRY_OF), trial.user_attrs.get(ORIGIN, trial.number)
-        settled = None if retried is not None else settle(architecture, self.config.budget, self._seen)
-        if settled is None and (retried is None or self._was_left(retried)):
-            holder = self._place.claim(architecture.key, origin, self.config.trials)
-            if holder is not None and holder != origin:
-                settled = settle(architecture, self.config.budget, {architecture.key: holder})
-        else:
-            holder = None
-        if settled is not None:
-            self._settle(trial, settled, describe(architecture, stored=False))
-            return None
-        if holder is None:  # others were faster: all that were asked for are under way, or this one is told
-            trial.set_user_attr(STATE, INTERRUPTED)
-            self._study.tell(trial.number, state=TrialState.FAIL)
-            return None
-        seed = derived_seed(self.config.seed, architecture.key)
-        facts = describe(architecture) | {
-            "seed": seed,
-            "train_images": self.facts.train,
-            "image_size": self.facts.image_size,
-        }
-        trial.set_user_attr(CANDIDATE, facts)
-        self._seen[architecture.key] = trial.number
+        architecture, number = proposed.architecture, proposed.trial.number
         checkpoint = self._checkpoints.place(architecture.hash)
-        recipe = self.recipe.to_dict() | {"seed": seed}
-        job = Job(trial.number, architecture.to_json(), recipe, checkpoint, self.config.measures_latency)
-        return _Running(trial, job, facts, origin)
-
-    def _was_left(self, number: int) -> bool:
-        """True if the trial of that number was left by a dead coordinator, and not told by a slow one after all."""
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        return frozen.user_attrs.get(STATE) == INTERRUPTED or not frozen.state.is_finished()
+        recipe = self.recipe.to_dict() | {"seed": proposed.seed}
+        job = Job(number, architecture.to_json(), recipe, checkpoint, self.config.measures_latency)
+        return _Running(proposed.trial, job, proposed.facts, proposed.origin)
 
     def _hand_out(self, id: int) -> Job:
         running = self._running[id]
@@ -409,11 +381,10 @@ class Coordinator:
         candidate = read_candidate(frozen)
         if candidate is None:
             return
-        self._asked += 1
+        self._proposer.remember(frozen)
         self._tally[candidate.state] += 1
         if CANDIDATE in frozen.user_attrs:
-            proposed = frozen.user_attrs[CANDIDATE]  # not what training may have made of it
-            self._seen[proposed["key"]] = candidate.id
+            proposed = frozen.user_attrs[CANDIDATE]
             if self._halving is not None:
                 self._halving.record(origin_of(frozen), candidate.curve, self._costs(proposed, candidate.latency_ms))
             self._checkpoints.clear(proposed["hash"])

@@ -9,34 +9,32 @@ for a while is waited for; nobody is declared dead before everybody could have g
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import secrets
 import socket
 import time
-import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import text
 
 from igcsearch.errors import UsageError
 
 from .candidate import CANDIDATE, OWNER
+from .patience import PatientStorage, is_outage, patient
 from .storage import DATABASE_ERRORS, Directions, Place, rdb, short
 
 BEAT_S = 5.0  # between signs of life
 GRACE_S = float(os.environ.get("IGCSEARCH_GRACE_S", "60"))  # without one: dead
-PATIENCE_S = 600.0  # for a server that is gone in the middle of a search
 CONNECT_S = 10.0  # for one that does not answer at the start
 NOBODYS_S = 600.0  # after which a trial that no coordinator called its own is nobody's
 DRIVER = "postgresql+psycopg"
@@ -231,12 +229,11 @@ class PostgresPlace(Place):
                 )
                 return holder if written.rowcount == 1 else None
 
-        return _patient(once)
+        return patient(once)
 
-    def release(self, holder: int) -> None:
-        self._write(
-            "UPDATE igcsearch_claims SET counted = false WHERE study_id = :study AND holder = :holder", holder=holder
-        )
+    def release(self, holder: int, *, forget: bool = False) -> None:
+        change = "DELETE FROM igcsearch_claims" if forget else "UPDATE igcsearch_claims SET counted = false"
+        self._write(f"{change} WHERE study_id = :study AND holder = :holder", holder=holder)
 
     def room(self, limit: int) -> bool:
         rows = self._read("SELECT count(*) FROM igcsearch_claims WHERE study_id = :study AND counted")
@@ -276,10 +273,10 @@ class PostgresPlace(Place):
             except DATABASE_ERRORS as error:
                 said, tried = short(error), time.monotonic() - begin
                 waiting = "FATAL" not in said or "starting up" in said
-                if _is_outage(error) and waiting and tried < CONNECT_S:
+                if is_outage(error) and waiting and tried < CONNECT_S:
                     time.sleep(0.5)
                     continue
-                what = f"cannot reach {where}" if _is_outage(error) else f"cannot use {where}"
+                what = f"cannot reach {where}" if is_outage(error) else f"cannot use {where}"
                 raise UsageError(f"{what} ({said}; tried for {tried:.0f} s); {self.cure}") from None
 
     def _write(self, statement: str, **values: Any) -> None:
@@ -288,7 +285,7 @@ class PostgresPlace(Place):
             with self._engine.begin() as connection:
                 connection.execute(text(statement), {"study": self._study_id, **values})
 
-        _patient(once)
+        patient(once)
 
     def _read(self, statement: str, **values: Any) -> list[Any]:
         def once() -> list[Any]:
@@ -296,84 +293,7 @@ class PostgresPlace(Place):
             with self._engine.connect() as connection:
                 return list(connection.execute(text(statement), {"study": self._study_id, **values}))
 
-        return _patient(once)
-
-
-class PatientStorage(RDBStorage):
-    """Optuna's storage, which waits for a server that is gone for a while and repeats the call then.
-
-    A call that the server had carried out before the connection broke is carried out again: attributes and parameters are set
-    to the same values, a trial that was told already is told, and a trial that was created twice is nobody's and is swept.
-    """
-
-    def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(url, **options)
-        weakref.finalize(self, self.engine.dispose)  # readers need not close what they opened
-
-
-T = TypeVar("T")
-
-
-def _patient(call: Callable[[], T]) -> T:
-    """The call's result, repeated while the server is away, for PATIENCE_S at most."""
-    begin, pause = time.monotonic(), 0.2
-    while True:
-        try:
-            return call()
-        except DATABASE_ERRORS as error:
-            if not _is_outage(error) or time.monotonic() - begin > PATIENCE_S:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
-
-
-def _repeated(name: str) -> Callable[..., Any]:
-    method = getattr(RDBStorage, name)
-
-    @functools.wraps(method)
-    def call(self: RDBStorage, *args: Any, **kwargs: Any) -> Any:
-        return _patient(lambda: method(self, *args, **kwargs))
-
-    return call
-
-
-def _told(self: RDBStorage, trial_id: int, state: TrialState, values: Any = None) -> bool:
-    """`set_trial_state_values`; a repetition finds the trial as it wanted it."""
-    tries = 0
-
-    def once() -> bool:
-        nonlocal tries
-        tries += 1
-        try:
-            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
-        except UpdateFinishedTrialError:
-            if tries > 1 and self.get_trial(trial_id).state == state:
-                return True
-            raise
-
-    return _patient(once)
-
-
-for _name in (
-    *("create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name"),
-    *("get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs"),
-    *("get_all_studies", "create_new_trial", "set_trial_param", "set_trial_intermediate_value"),
-    *("set_trial_user_attr", "set_trial_system_attr", "get_trial", "get_all_trials", "_get_trials"),
-    *("get_trial_id_from_study_id_trial_number", "get_trial_param", "get_best_trial"),
-):
-    setattr(PatientStorage, _name, _repeated(_name))
-PatientStorage.set_trial_state_values = _told  # type: ignore[method-assign]
-
-
-def _is_outage(error: BaseException) -> bool:
-    """True for a connection that broke or could not be made, and for a transaction that may simply be repeated."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, sqlalchemy.exc.DBAPIError):
-        return error.connection_invalidated or isinstance(
-            error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
-        )
-    return False
+        return patient(once)
 
 
 @contextmanager

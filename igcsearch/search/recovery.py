@@ -54,6 +54,8 @@ def _recover(
         place.release(origin_of(frozen))
     else:  # killed before it was recorded as a candidate: proposed anew, unless its parameters came from the queue
         params = frozen.params if CANDIDATE in attributes else frozen.system_attrs.get("fixed_params")
+        if not params:
+            place.release(origin_of(frozen), forget=True)
         requeue(study, trial, frozen, params, revivals)
 
 

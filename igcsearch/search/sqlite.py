@@ -134,7 +134,7 @@ class SqlitePlace(Place):
     def claim(self, key: str, holder: int, limit: int) -> int | None:
         return holder  # the coordinator knows all that were before
 
-    def release(self, holder: int) -> None:
+    def release(self, holder: int, *, forget: bool = False) -> None:
         pass
 
     def room(self, limit: int) -> bool:

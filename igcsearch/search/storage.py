@@ -108,8 +108,8 @@ class Place(ABC):
         """
 
     @abstractmethod
-    def release(self, holder: int) -> None:
-        """A candidate failed: it does not count towards the limit. Its architecture stays claimed."""
+    def release(self, holder: int, *, forget: bool = False) -> None:
+        """A candidate failed: it does not count towards the limit. Its architecture stays claimed, unless to `forget`."""
 
     @abstractmethod
     def room(self, limit: int) -> bool:

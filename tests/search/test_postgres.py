@@ -158,6 +158,8 @@ def test_one_network_is_claimed_once(postgres, tmp_path):
     assert places[0].room(2)
     assert places[0].claim("other", 6, limit=2) == 4
     assert places[0].claim("third", 5, limit=2) == 5
+    places[0].release(5, forget=True)  # it died before it was a candidate
+    assert places[1].claim("third", 7, limit=2) == 7
 
 
 def test_a_candidate_that_kills_its_coordinators_is_given_up(postgres, tmp_path, config, fakes, monkeypatch):

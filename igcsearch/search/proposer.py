@@ -1,0 +1,124 @@
+"""One proposal: ask -> space -> settle -> claim. What comes out is worth training, or is told to the sampler by the coordinator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from igcsearch.errors import UsageError
+from igcsearch.spec import Architecture, Problem
+
+from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RETRY_OF, STATE, describe
+from .config import SearchConfig
+from .engines import DataFacts
+from .samplers import derived_seed, make_sampler
+from .settle import Settled, Space, settle, space_refused
+from .storage import Place
+from .telling import Teller
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate, recorded as such. `origin`: the number of its first trial; `facts`: its record; `seed`: of its training."""
+
+    trial: optuna.Trial
+    architecture: Architecture
+    facts: dict[str, Any]
+    origin: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A proposal that is not worth training, with what is known of it."""
+
+    trial: optuna.Trial
+    settled: Settled
+    facts: dict[str, Any]
+
+
+class Proposer:
+    """Makes the proposals of one coordinator.
+
+    Args:
+        study: is asked; its sampler is set anew for each proposal (see samplers.py).
+        config: of the search.
+        space: proposes architectures.
+        facts: what the workers found in the data.
+        population: of samplers that evolve one.
+        place: of the study.
+        teller: is told the parameters of each whole proposal.
+        others: coordinators that work on the study already: each draws other random numbers.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: SearchConfig,
+        *,
+        space: Space,
+        facts: DataFacts,
+        population: int,
+        place: Place,
+        teller: Teller,
+        others: int,
+    ) -> None:
+        self._study, self._config, self._space, self._data = study, config, space, facts
+        self._population, self._place, self._teller = population, place, teller
+        self._problem: Problem = facts.problem(config.budget)
+        self._coordinator = f" of coordinator {others}" if others else ""
+        self._seen: dict[str, int] = {}
+        self._asked = 0  # proposals so far, those of dead runs that come again not counted
+
+    def remember(self, frozen: FrozenTrial) -> None:
+        """A proposal that was made before, here or by another coordinator."""
+        self._asked += 1
+        if CANDIDATE in frozen.user_attrs:  # as it was proposed: training may have made another architecture of it
+            self._seen[frozen.user_attrs[CANDIDATE]["key"]] = frozen.number
+
+    def propose(self) -> Proposal | Rejected | None:
+        """The next proposal; None for one that came to nothing, because others were faster."""
+        seed = derived_seed(self._config.seed, f"proposal {self._asked}{self._coordinator}")
+        self._study.sampler = make_sampler(self._config.sampler, seed, self._population)
+        trial = self._study.ask()
+        self._place.own(trial)
+        self._asked += 1
+        try:
+            architecture = self._space.propose(trial, self._problem)
+        except UsageError as error:
+            return Rejected(trial, space_refused(error), {})
+        self._teller.know(trial.params)
+        origin = trial.user_attrs.get(ORIGIN, trial.number)
+        if RETRY_OF not in trial.user_attrs:
+            settled = settle(architecture, self._config.budget, self._seen)
+            if settled is not None:
+                return Rejected(trial, settled, describe(architecture, stored=False))
+        elif not self._was_left(trial.user_attrs[RETRY_OF]):
+            self._drop(trial)
+            return None
+        holder = self._place.claim(architecture.key, origin, self._config.trials)
+        if holder is None:  # all that were asked for are under way
+            self._drop(trial)
+            return None
+        if holder != origin:
+            duplicate = settle(architecture, self._config.budget, {architecture.key: holder})
+            assert duplicate is not None
+            return Rejected(trial, duplicate, describe(architecture, stored=False))
+        seed = derived_seed(self._config.seed, architecture.key)
+        images = {"train_images": self._data.train, "image_size": self._data.image_size}
+        facts = describe(architecture) | {"seed": seed} | images
+        trial.set_user_attr(CANDIDATE, facts)
+        self._seen[architecture.key] = trial.number
+        return Proposal(trial, architecture, facts, origin, seed)
+
+    def _was_left(self, number: int) -> bool:
+        """True if the trial of that number was left by a dead coordinator, and not told by a slow one after all."""
+        left = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
+        return left.user_attrs.get(STATE) == INTERRUPTED or not left.state.is_finished()
+
+    def _drop(self, trial: optuna.Trial) -> None:
+        trial.set_user_attr(STATE, INTERRUPTED)
+        self._study.tell(trial.number, state=TrialState.FAIL)
