@@ -219,7 +219,7 @@ def _no_worse(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def _works(pid: int) -> bool:
     """True for a Ray worker at work."""
     name = _read(pid, "cmdline").replace("\0", " ")
-    return name.startswith("ray::") and not name.startswith("ray::IDLE")
+    return name.startswith("ray::") and "IDLE" not in name and "Agent" not in name
 
 
 def _raylet_of(pid: int) -> int | None:

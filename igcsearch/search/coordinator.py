@@ -57,6 +57,7 @@ class _Running:
     facts: dict[str, Any]
     origin: int
     reported: int = 0
+    deaths: int = 0  # of its workers, since it finished an epoch last
     latency_ms: float | None = None
 
 
@@ -143,7 +144,7 @@ class Coordinator:
         epoch, accuracy = int(record["epoch"]), float(record["validation_accuracy"])
         if epoch <= running.reported:
             return True  # read back from the checkpoint after a worker died
-        running.reported = epoch
+        running.reported, running.deaths = epoch, 0
         event = events.EpochDone(
             self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0))
         )
@@ -217,12 +218,14 @@ class Coordinator:
             self._end("failures", f"{self._failures} candidates failed in this run, the last one: {reason}")
 
     def lost(self, id: int, reason: str) -> None:
-        """A candidate's worker died: it goes on from its checkpoint on another one, a bounded number of times."""
+        """A candidate's worker died: it goes on from its checkpoint on another one. A bounded number of deaths without an
+        epoch in between, since it may be the candidate that kills them."""
         running = self._running.get(id)
         if running is None:
             return  # it was taken over
-        if running.job.attempt >= MAX_ATTEMPTS:
-            self.failed(id, f"{reason}, {running.job.attempt} times")
+        running.deaths += 1
+        if running.deaths >= MAX_ATTEMPTS:
+            self.failed(id, f"{reason}, {running.deaths} times")
             return
         running.job = replace(running.job, attempt=running.job.attempt + 1)
         self._retries.append(id)

@@ -158,6 +158,18 @@ def test_a_lost_candidate_is_handed_out_again_and_failed_in_the_end(driven):
     )
 
 
+# A machine that is taken away again and again is not the candidate's fault.
+def test_a_candidate_that_goes_on_between_the_deaths_is_not_given_up(driven):
+    search = driven(trials=1, recipe=Recipe(epochs=3 * MAX_ATTEMPTS))
+    job = search.coordinator.next_job()
+    for epoch in range(1, 2 * MAX_ATTEMPTS):
+        search.coordinator.report(job.id, {"epoch": epoch, "validation_accuracy": 0.5})
+        search.coordinator.lost(job.id, "its node went away")
+        job = search.coordinator.next_job()
+        assert job.attempt == epoch + 1
+    assert search.coordinator.counts.failed == 0
+
+
 def test_too_many_failures_end_the_run(driven):
     search = driven(trials=3)
     for _ in range(11):
