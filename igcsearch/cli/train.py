@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
-from ..wording import clock, percent, plural
+from ..wording import percent
 from . import options
 from .models import Found, find
 from .options import AsJson, Model
 from .output import print_json, say
 
 if TYPE_CHECKING:
-    from ..spec import Architecture
-    from ..training import ImageData, TrainResult
+    from ..training import ImageData
 
 
 def train(
     network: Model,
     data: options.Data,
-    out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="The entry to write; its last part is the network's name.")
-    ],
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from the entry's weights instead of from scratch.")
     ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="The entry to write; its last part is the network's name. Default: NETWORK-DATA, here.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an entry that is in --out already.")] = False,
     seed: options.Seed = 0,
     data_root: options.DataRoot = None,
@@ -36,9 +38,37 @@ def train(
     train_images: options.TrainImages = None,
     image_size: options.ImageSize = None,
     device: options.Device = "auto",
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices",
+            parser=options.count,
+            metavar="N",
+            help="Train in so many processes on this machine, each on a GPU of its own or on a share of the CPU's cores.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
+    local_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--local-statistics",
+            help="Of several devices, each has its own batch norm statistics; by default they are the whole batch's.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = False,
     threads: options.Threads = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            "--accumulate",
+            parser=options.count,
+            metavar="N",
+            help="Cut each batch into so many that are computed one after another, for memory; batch norm sees one at a time.",
+            rich_help_panel=options.RECIPE,
+        ),
+    ] = None,
     lr: options.LearningRate = None,
     weight_decay: options.WeightDecay = None,
     label_smoothing: options.LabelSmoothing = None,
@@ -48,72 +78,42 @@ def train(
     """Train one network and write it as an entry, with its accuracy on the test split.
 
     The network takes the images' size, channels and classes where they differ from its own. A checkpoint is written every
-    epoch beside DIR (DIR.partial), so the same command goes on after an interruption.
+    epoch beside DIR (DIR.partial), so the same command goes on after an interruption, with any number of devices. --devices N
+    gives, to rounding, the network that one device gives; under torchrun the command is the same without it.
 
     Example: igcsearch train architecture.json --data digits --out my-network --epochs 40
     """
-    from ..entries import check_target
+    from .training import Training, run
 
-    folder = Path(out).expanduser()
-    check_target(folder, overwrite=overwrite)
-    found = find(network)
-    if pretrained and found.entry is None:
-        raise UsageError(f"--pretrained needs an entry with weights; {network!r} is an architecture alone")
-    from ..training import TrainingDiverged, default_recipe, load_data, resolve_device
-    from ..training import train as train_network
-
-    where = resolve_device(device)
-    images = load_data(options.data_spec(data, data_root, download, train_images, image_size))
-    recipe = default_recipe(
-        images,
-        epochs,
-        seed,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        precision=precision,
+    training = Training(
+        network=network,
+        out=out,
+        data=options.data_spec(data, data_root, download, train_images, image_size),
+        epochs=epochs,
+        seed=seed,
+        entries={
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "label_smoothing": label_smoothing,
+            "precision": precision,
+        },
+        device=device,
+        threads=threads,
+        pretrained=pretrained,
+        overwrite=overwrite,
+        global_statistics=not local_statistics,
     )
-    architecture = adapt(found.architecture, images)
-    initial = _pretrained_state(found, images) if pretrained else None
-    checkpoint = folder.with_name(folder.name + ".partial") / "checkpoint.safetensors"
-    _make_folder(checkpoint.parent)
-    if architecture != found.architecture:
-        size = f"{images.in_channels} x {images.image_size} x {images.image_size} images"
-        say(f"the network is taken for {size} and {images.num_classes} classes")
-    work = f"{plural(recipe.epochs, 'epoch')} of {plural(len(images.train.labels), 'image')}"
-    say(f"device {where}; {work}; {architecture.params:,} parameters")
-
-    def show(epoch: Any) -> None:
-        loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
-        say(
-            f"epoch {epoch.epoch}/{recipe.epochs}: {loss}validation {percent(epoch.validation_accuracy)}, {clock(epoch.seconds)}"
-        )
-
-    try:
-        result = train_network(
-            architecture,
-            images,
-            recipe,
-            device=device,
-            threads=threads,
-            checkpoint=checkpoint,
-            on_epoch=show,
-            initial_state=initial,
-        )
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last whole epoch")
-        raise
-    except TrainingDiverged as error:
-        raise UsageError(f"training diverged: {error}; try a smaller --lr than {recipe.lr:g}") from None
-    written = _write(folder, result, images, found, overwrite, seed, pretrained)
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    written = run(training, devices)
+    if written is None:
+        return
     if as_json:
         print_json(written)
     else:
-        validation = percent(result.validation_accuracy)
+        validation = percent(written["validation_accuracy"])
         print(f"test accuracy {percent(written['accuracy'])} of {written['n']} images (validation {validation})")
-        print(f"entry: {folder}")
+        print(f"entry: {training.folder}")
 
 
 def evaluate(
@@ -160,36 +160,6 @@ def evaluate(
         print(f"test accuracy {percent(accuracy)} of {n} images")
 
 
-def adapt(architecture: Architecture, images: ImageData) -> Architecture:
-    """The network for these images: their size, channels and number of classes."""
-    return architecture.with_(
-        num_classes=images.num_classes, in_channels=images.in_channels, image_size=images.image_size
-    )
-
-
-def _pretrained_state(found: Found, images: ImageData) -> dict[str, Any]:
-    """The entry's weights; layers for other channels or classes start anew."""
-    from ..entries import create_model
-
-    assert found.entry is not None
-    model = create_model(
-        str(found.entry.path), pretrained=True, num_classes=images.num_classes, in_chans=images.in_channels
-    )
-    return dict(model.state_dict())
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"output folder '{folder.parent}' cannot be written: {error.strerror}; choose another --out"
-        ) from None
-
-
 def _check_fits(found: Found, images: ImageData) -> None:
     architecture = found.architecture
     if images.in_channels != architecture.in_channels:
@@ -202,38 +172,3 @@ def _check_fits(found: Found, images: ImageData) -> None:
             f"network '{found.name}' knows {architecture.num_classes} classes, data {images.name} has {images.num_classes}; "
             "evaluate it on data of its own kind, or train it on these with 'igcsearch train --pretrained'"
         )
-
-
-def _write(
-    folder: Path, result: TrainResult, images: ImageData, found: Found, overwrite: bool, seed: int, pretrained: bool
-) -> dict[str, Any]:
-    """Evaluate on the test split once and write the entry; what the command prints."""
-    from ..entries import write_entry
-    from ..nn import build
-    from ..publish import entry_metrics
-    from ..training import evaluate as evaluate_network
-
-    model = build(result.architecture)
-    model.load_state_dict(result.state_dict)
-    accuracy, n = evaluate_network(model, images, device=str(result.device))
-    run = {
-        "seed": seed,
-        "validation_accuracy": result.validation_accuracy,
-        "test_accuracy": accuracy,
-        "seconds": result.seconds,
-    }
-    origin = {"command": "train", "network": found.name, "pretrained": pretrained}
-    metrics = entry_metrics(result.architecture, images, result.recipe, [run], provenance=origin)
-    entry = write_entry(folder, result.architecture, result.state_dict, metrics, overwrite=overwrite)
-    counts = {"params": entry.architecture.params, "macs": entry.architecture.macs}
-    return {
-        "name": entry.name,
-        "path": str(entry.path),
-        "accuracy": accuracy,
-        "n": n,
-        "validation_accuracy": result.validation_accuracy,
-        "epochs": result.epochs,
-        "seconds": result.seconds,
-        "device": str(result.device),
-        **counts,
-    }

@@ -1,8 +1,8 @@
-"""Floor 5: from an architecture and images to trained weights, on the CPU or one GPU, with the same numbers every time.
+"""Floor 5: from an architecture and images to trained weights, on the CPU, one GPU or several, with the same numbers every time.
 
 The way through it: `DataSpec` -> `load_data` -> `ImageData`; `Recipe`; `train(architecture, data, recipe)` ->
-`TrainResult`; `evaluate`. Names are imported when first used, so that `DataSpec` and `Recipe` (plain data) cost no
-import of torch.
+`TrainResult`; `evaluate`. Several processes train one network together, each with its `Group`; `launch.launch` starts them.
+Names are imported when first used, so that `DataSpec` and `Recipe` (plain data) cost no import of torch.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from igcsearch.training.datasets.load import load_data
     from igcsearch.training.datasets.spec import DATA_NAMES, DataSpec
     from igcsearch.training.device import resolve_device
+    from igcsearch.training.distributed import Group
     from igcsearch.training.evaluation import evaluate
     from igcsearch.training.loop import Epoch, TrainResult, time_step, train
     from igcsearch.training.recipe import Recipe, default_recipe, steps_per_epoch
@@ -27,6 +28,7 @@ else:
             "DATA_NAMES": ".datasets.spec",
             "DataSpec": ".datasets.spec",
             "Epoch": ".loop",
+            "Group": ".distributed",
             "ImageData": ".datasets.images",
             "Recipe": ".recipe",
             "Split": ".datasets.images",
@@ -47,6 +49,7 @@ __all__ = [
     "CheckpointError",
     "DataSpec",
     "Epoch",
+    "Group",
     "ImageData",
     "Recipe",
     "Split",

@@ -43,21 +43,28 @@ def _crop(padded: Tensor, down: Tensor, right: Tensor, size: int) -> Tensor:
 
 
 class Normalise:
-    """Pixels 0..255 to float32 (value / 255 - mean) / std, per channel, in the memory format that the network likes.
+    """Pixels 0..255 to floats (value / 255 - mean) / std, per channel, in the memory format that the network likes.
 
     Args:
         mean, std: one number a channel, of images scaled to 0..1.
         device: where the batches are.
         channels_last: memory format of what comes out.
+        dtype: of what comes out.
     """
 
     def __init__(
-        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        channels_last: bool,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.shift = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None] * 255
-        self.scale = 1 / (torch.tensor(std, dtype=torch.float32, device=device)[:, None, None] * 255)
+        self.dtype = dtype
+        self.shift = torch.tensor(mean, dtype=dtype, device=device)[:, None, None] * 255
+        self.scale = 1 / (torch.tensor(std, dtype=dtype, device=device)[:, None, None] * 255)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
-        floats = images_NCHW.to(torch.float32, memory_format=self.memory_format)
+        floats = images_NCHW.to(self.dtype, memory_format=self.memory_format)
         return floats.sub_(self.shift).mul_(self.scale)

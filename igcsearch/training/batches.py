@@ -1,7 +1,7 @@
 """Batches of a split, on the device: the same images in the same order, from memory or decoded by processes.
 
 Training: the order of samples is a pure function of (seed, epoch), and an epoch is cut into batches of equal size, give
-or take one image.
+or take one image. Of each batch a process reads its share (`shares`), which is all of it where there is one process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,17 +17,19 @@ from igcsearch.training.datasets.images import ImageFiles, Split
 from igcsearch.training.datasets.load import RESIDENT_BYTES
 from igcsearch.training.keyed import keyed_order
 from igcsearch.training.recipe import steps_per_epoch
+from igcsearch.training.shares import WHOLE, Share
 
 _STREAM = 0  # `keyed` purposes within a training run: 0 order of samples, 1 augmentation
 _MOST_PROCESSES = 8
 
 
 class Batch(NamedTuple):
-    """images: uint8 (N, C, H, W); labels, ids: int64 (N,); all on the device."""
+    """images: uint8 (N, C, H, W); labels, ids: int64 (N,); all on the device. whole: images of all processes' shares."""
 
     images: Tensor
     labels: Tensor
     ids: Tensor
+    whole: int
 
 
 def epoch_batches(split: Split, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
@@ -66,25 +68,27 @@ class Batches:
     ) -> None:
         self._loader = None  # ends its processes
 
-    def training(self, name: str, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """All images of a split once, in the epoch's order."""
-        return self._read(name, epoch_batches(self._splits[name], batch_size, seed, epoch))
+    def training(self, name: str, batch_size: int, seed: int, epoch: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """All images of a split once, in the epoch's order; of each batch, the share's."""
+        wholes = epoch_batches(self._splits[name], batch_size, seed, epoch)
+        return self._read(name, [share.of(rows) for rows in wholes], [len(rows) for rows in wholes])
 
-    def in_order(self, name: str, batch_size: int) -> Iterator[Batch]:
-        """All images of a split once, as they lie."""
-        return self._read(name, list(torch.arange(len(self._splits[name])).split(batch_size)))
+    def in_order(self, name: str, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """The share's images of a split once, as they lie, in batches of its own."""
+        rows_of = list(share.of(torch.arange(len(self._splits[name]))).split(batch_size))
+        return self._read(name, rows_of, [len(rows) for rows in rows_of])
 
-    def _read(self, name: str, rows_of: list[Tensor]) -> Iterator[Batch]:
+    def _read(self, name: str, rows_of: list[Tensor], wholes: list[int]) -> Iterator[Batch]:
         labels, ids = self._labels[name], self._ids[name]
         resident = self._images.get(name)
         decoded = iter(()) if resident is not None or self._loader is None else self._loader.read(name, rows_of)
-        for rows_cpu in rows_of:
+        for rows_cpu, whole in zip(rows_of, wholes, strict=True):
             rows = rows_cpu.to(self.device, non_blocking=True)
             if resident is not None:
                 images = resident.index_select(0, rows.to(resident.device)).to(self.device)
             else:
                 images = next(decoded).to(self.device, non_blocking=True)
-            yield Batch(images, labels.index_select(0, rows), ids.index_select(0, rows))
+            yield Batch(images, labels.index_select(0, rows), ids.index_select(0, rows), whole)
 
 
 class _FileLoader:

@@ -40,7 +40,7 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
     Raises:
         UsageError: a place that cannot be written to.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(stepper).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_tensors(stepper).items()}
     about = {"format": _FORMAT, "identity": identity, "curve": curve}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> l
             raise CheckpointError(
                 f"checkpoint {path} is of another {key}{_difference(theirs.get(key), value)}; {_CURE}"
             )
-    ours = _tensors(stepper)
+    ours = state_tensors(stepper)
     if {name: tensor.shape for name, tensor in ours.items()} != {
         name: tensor.shape for name, tensor in tensors.items()
     }:
@@ -98,7 +98,7 @@ def checkpoint_identity(
     return {"architecture": architecture_hash, "recipe": recipe, "data": data, "initial weights": start}
 
 
-def _tensors(stepper: Stepper) -> dict[str, Tensor]:
+def state_tensors(stepper: Stepper) -> dict[str, Tensor]:
     """Every tensor that a step changes, by its name in the file."""
     named = {f"model.{name}": tensor for name, tensor in stepper.network.state_dict().items()}
     if stepper.average is not None:
@@ -109,5 +109,7 @@ def _tensors(stepper: Stepper) -> dict[str, Tensor]:
 def _difference(theirs: object, ours: object) -> str:
     if not isinstance(theirs, dict) or not isinstance(ours, dict):
         return f" ({theirs}, now {ours})"
-    keys = [key for key in ours if theirs.get(key) != ours[key]]
-    return " (" + ", ".join(f"{key} {theirs.get(key)}, now {ours[key]}" for key in keys[:3]) + ")"
+    absent = "as by default"  # what a recipe leaves out
+    pairs = {key: (theirs.get(key, absent), ours.get(key, absent)) for key in {**ours, **theirs}}
+    differing = [f"{key} {before}, now {now}" for key, (before, now) in pairs.items() if before != now]
+    return " (" + ", ".join(differing[:3]) + ")"

@@ -34,7 +34,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """float32 or bfloat16: auto is bfloat16 on a GPU that computes in it, float32 elsewhere."""
+    """float32, bfloat16 or float64: auto is bfloat16 on a GPU that computes in it, float32 elsewhere."""
     if precision != "auto":
         return precision
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

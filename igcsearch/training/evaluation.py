@@ -8,6 +8,7 @@ from igcsearch.training.augment import Normalise
 from igcsearch.training.batches import Batches
 from igcsearch.training.datasets.images import ImageData, Split
 from igcsearch.training.device import autocast, repeatable, resolve_device, resolve_precision
+from igcsearch.training.shares import WHOLE, Share
 
 
 def evaluate(
@@ -52,13 +53,19 @@ def evaluate(
 
 @torch.inference_mode()
 def count_right(
-    network: nn.Module, batches: Batches, name: str, batch_size: int, normalise: Normalise, precision: str
+    network: nn.Module,
+    batches: Batches,
+    name: str,
+    batch_size: int,
+    normalise: Normalise,
+    precision: str,
+    share: Share = WHOLE,
 ) -> int:
-    """How many images of a split of `batches` the network, in evaluation mode, classifies as labelled."""
+    """How many of the share's images of a split the network, in evaluation mode, classifies as labelled."""
     was_training = network.training
     network.eval()
     right = torch.zeros((), dtype=torch.int64, device=batches.device)
-    for batch in batches.in_order(name, batch_size):
+    for batch in batches.in_order(name, batch_size, share):
         with autocast(batches.device, precision):
             logits = network(normalise(batch.images))
         right += (logits.argmax(1) == batch.labels).sum()

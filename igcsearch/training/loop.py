@@ -1,4 +1,4 @@
-"""`train`: the one training loop, for the CPU and one GPU; and `time_step`, which estimates how long it will take.
+"""`train`: the one training loop, for the CPU, one GPU and several processes; and `time_step`, which estimates its time.
 
 Epoch by epoch: batches -> steps -> validation accuracy of the averaged weights -> checkpoint -> `on_epoch`, which may
 stop it.
@@ -7,10 +7,12 @@ stop it.
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,12 +20,18 @@ from torch import Tensor
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture
 from igcsearch.training.batches import Batches
-from igcsearch.training.checkpoint import checkpoint_identity, load_checkpoint, save_checkpoint
+from igcsearch.training.checkpoint import checkpoint_identity, load_checkpoint, save_checkpoint, state_tensors
 from igcsearch.training.datasets.images import ImageData
 from igcsearch.training.device import repeatable, resolve_device, resolve_precision
 from igcsearch.training.evaluation import count_right
 from igcsearch.training.recipe import Recipe
+from igcsearch.training.shares import Share
 from igcsearch.training.step import Stepper
+
+if TYPE_CHECKING:
+    from igcsearch.training.distributed import Group
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class TrainResult:
 
     Attributes:
         architecture: of the network.
-        state_dict: its weights (the moving average, where the recipe has one), on the CPU.
+        state_dict: its weights (the moving average, where the recipe has one), float32, on the CPU.
         validation_accuracy: fraction, after the last epoch reported.
         curve: one dict for each epoch: epoch, train_loss, validation_accuracy, seconds.
         epochs: how many were trained.
@@ -84,53 +92,74 @@ def train(
     checkpoint: Path | None = None,
     on_epoch: Callable[[Epoch], bool | None] | None = None,
     initial_state: dict[str, Tensor] | None = None,
+    group: "Group | None" = None,
 ) -> TrainResult:
     """Train a network by a recipe. The same seed, device and thread count give the same numbers, interrupted or not.
+
+    Several processes call it with the same arguments and each its own `group`. Every batch is cut among them; what comes
+    out is, to rounding, what one process would make of it. A checkpoint does not know how many there were.
 
     Args:
         architecture: for images of the data's size, channels and classes.
         data: trains on `data.train`, reports accuracy on `data.validation`; `data.test` is not touched.
         recipe: how.
-        device: auto (a GPU when there is one), cpu, cuda or cuda:N.
+        device: auto (a GPU when there is one), cpu, cuda or cuda:N; with a group, the group says it.
         threads: of torch meanwhile; None leaves them.
-        checkpoint: file that holds the state after each epoch. If it is there, training goes on from it.
-        on_epoch: called after each epoch, once its checkpoint is written; for epochs that are in the checkpoint
-            already it is called again, first. False stops the training.
+        checkpoint: file that holds the state after each epoch. If it is there, training goes on from it. Process 0
+            alone reads and writes it.
+        on_epoch: called after each epoch (in process 0), once its checkpoint is written; for epochs that are in the
+            checkpoint already it is called again, first. False stops the training.
         initial_state: weights to begin with, by `state_dict` names.
+        group: which of several processes this is; None: the only one.
 
     Raises:
-        UsageError: an architecture for other data, a device that is not there, a checkpoint of another training.
+        UsageError: an architecture for other data, a device that is not there, a checkpoint of another training,
+            batches that cannot be cut. What process 0 alone comes upon is raised in all.
         TrainingDiverged: a loss that is not finite.
     """
     _check_fit(architecture, data)
-    place = resolve_device(device)
+    place = resolve_device(device if group is None else group.device)
     recipe = recipe.resolve(data, resolve_precision(recipe.precision, place))
-    with repeatable(place, threads), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        stepper = Stepper(architecture, data, recipe, place, initial_state)
+    with (
+        nullcontext() if group is None else group.joined(),
+        repeatable(place, threads),
+        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
+    ):
+        stepper = Stepper(architecture, data, recipe, place, initial_state, group)
         curve: list[dict[str, Any]] = []
         if checkpoint is not None:
             # The precision that auto stands for may differ where an interrupted training goes on: no part of its
             # identity.
             entries = {name: value for name, value in recipe.to_dict().items() if name != "precision"}
             identity = checkpoint_identity(architecture.hash, entries, data.fingerprint, initial_state)
-            if Path(checkpoint).exists():
-                curve = load_checkpoint(Path(checkpoint), stepper, identity)
+            curve = _lead(group, lambda: _load(Path(checkpoint), stepper, identity))
+        if group is not None:
+            group.spread_(state_tensors(stepper).values())
         resumed_from = len(curve)
-        stopped = False
-        for done in curve:
-            stopped = stopped or (on_epoch is not None and on_epoch(Epoch(**done)) is False)
+
+        def told(epoch: dict[str, Any]) -> bool:
+            """Whether that was enough."""
+            return on_epoch is not None and on_epoch(Epoch(**epoch)) is False
+
+        def conclude(epoch: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+            if checkpoint is not None:
+                save_checkpoint(Path(checkpoint), stepper, identity, [*curve, epoch])
+            return epoch, told(epoch)
+
+        stopped = _lead(group, lambda: any(told(done) for done in curve))
         splits = {"train": data.train, "validation": data.validation}
         with Batches(splits, place, torch.get_num_threads()) as batches:
             while len(curve) < recipe.epochs and not stopped:
-                epoch = _run_epoch(stepper, batches, len(curve) + 1, len(data.validation))
-                curve.append(asdict(epoch))
-                if checkpoint is not None:
-                    save_checkpoint(Path(checkpoint), stepper, identity, curve)
-                stopped = on_epoch is not None and on_epoch(epoch) is False
+                epoch = asdict(_run_epoch(stepper, batches, len(curve) + 1, len(data.validation)))
+                epoch, stopped = _lead(group, partial(conclude, epoch))
+                curve.append(epoch)
         return TrainResult(
             architecture=architecture,
             state_dict={
-                n: t.detach().to("cpu", copy=True).contiguous() for n, t in stepper.evaluated.state_dict().items()
+                name: tensor.detach()
+                .to("cpu", torch.float32 if tensor.is_floating_point() else None, copy=True)
+                .contiguous()
+                for name, tensor in stepper.evaluated.state_dict().items()
             },
             validation_accuracy=curve[-1]["validation_accuracy"],
             curve=curve,
@@ -177,11 +206,24 @@ def time_step(
 def _run_epoch(stepper: Stepper, batches: Batches, epoch: int, validation_images: int) -> Epoch:
     begin = time.perf_counter()
     recipe = stepper.recipe
-    loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch), epoch)
+    share, group = stepper.share, stepper.group
+    loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch, share), epoch)
+    ours = Share(share.rank, share.world_size)
     right = count_right(
-        stepper.evaluated, batches, "validation", recipe.eval_batch_size, stepper.normalise, recipe.precision
+        stepper.evaluated, batches, "validation", recipe.eval_batch_size, stepper.normalise, recipe.precision, ours
     )
+    if group is not None:
+        right = int(group.sum_(torch.tensor(right, device=stepper.device)))
     return Epoch(epoch, loss, right / validation_images, time.perf_counter() - begin)
+
+
+def _load(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    return load_checkpoint(path, stepper, identity) if path.exists() else []
+
+
+def _lead(group: "Group | None", work: Callable[[], T]) -> T:
+    """What `work` gives, done once: in process 0, where there are several."""
+    return work() if group is None else group.lead(work)
 
 
 def _check_fit(architecture: Architecture, data: ImageData) -> None:

@@ -4,7 +4,7 @@ carry recipes.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from igcsearch.errors import UsageError, near
@@ -12,7 +12,10 @@ from igcsearch.errors import UsageError, near
 if TYPE_CHECKING:
     from igcsearch.training.datasets.images import ImageData
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+_LATER = {
+    "later": True
+}  # entries that came later: `to_dict` leaves them out at their default, so that they rename nothing
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,13 @@ class Recipe:
         ema_decay: of the moving average of parameters and buffers that is evaluated and kept, with min(decay, (1 + t)
             / (10 + t)) at step t; 0: none.
         seed: of the initial weights, the order of samples and the augmentation.
-        precision: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it, else float32.
+        precision: float32, bfloat16 (autocast), float64 (to compare trainings to rounding), or auto: bfloat16 on a GPU
+            that has it, else float32.
         channels_last: memory format of the images, and on a GPU of the weights.
         eval_batch_size: images a step in evaluation.
+        accumulate: micro-batches that a batch is cut into, one after another; their gradients are summed to that of the
+            mean over the batch. Batch norm sees a micro-batch at a time, so with norms the numbers are not quite those
+            of whole batches.
 
     Raises:
         UsageError: a value outside its range or of another type.
@@ -57,9 +64,11 @@ class Recipe:
     precision: str = "auto"
     channels_last: bool = True
     eval_batch_size: int = 512
+    accumulate: int = field(default=1, metadata=_LATER)
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0), ("eval_batch_size", 1)):
+        least_of = {"epochs": 1, "batch_size": 2, "seed": 0, "eval_batch_size": 1, "accumulate": 1}
+        for name, least in least_of.items():
             _check_int(name, getattr(self, name), least)
         if self.crop_padding is not None:
             _check_int("crop_padding", self.crop_padding, 0)
@@ -86,15 +95,19 @@ class Recipe:
         object.__setattr__(self, name, float(value))  # 0 and 0.0 are the same recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """All entries, ready for JSON."""
-        return asdict(self)
+        """All entries, ready for JSON; those that later versions brought only where they differ from their default.
+
+        Checkpoints and retrainings are known by these entries: a recipe keeps its name when recipes learn a new one.
+        """
+        default = {entry.name: entry.default for entry in fields(self) if entry.metadata.get("later")}
+        return {name: value for name, value in asdict(self).items() if name not in default or value != default[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """The recipe of a JSON object; entries that are not given have their defaults, unknown ones are refused."""
         if not isinstance(values, Mapping):
             raise UsageError(f"recipe: expected a JSON object of entries, got {type(values).__name__}")
-        names = [field.name for field in fields(cls)]
+        names = [entry.name for entry in fields(cls)]
         for key in values:
             if key not in names:
                 raise UsageError(f"recipe: unknown entry {key!r}{near(str(key), names)}; known: {', '.join(names)}")

@@ -1,10 +1,13 @@
 """One training step and all the state that it changes: network, moving average, optimizer.
 
-`loop` runs it, `checkpoint` keeps its state.
+`loop` runs it, `checkpoint` keeps its state. Where several processes train together (`distributed`), each steps through
+its share of a batch; the gradients are averaged on the way, and the state is the same in all of them.
 """
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +20,13 @@ from igcsearch.training.batches import Batch
 from igcsearch.training.datasets.images import ImageData
 from igcsearch.training.device import autocast
 from igcsearch.training.recipe import Recipe, steps_per_epoch
+from igcsearch.training.shares import Part, Share
 
-_LOOK_EVERY = 50  # steps after which the loss is looked at on a GPU, where each look waits for it
+if TYPE_CHECKING:
+    from igcsearch.training.distributed import Group
+    from igcsearch.training.replica import Replica
+
+_LOOK_EVERY = 50  # steps after which the loss is looked at where each look waits: for the GPU, for other processes
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - the name of an outcome, as StopIteration
@@ -46,6 +54,7 @@ class Stepper:
         recipe: resolved for the data and device.
         device: where all of it lies.
         initial_state: weights to begin with instead.
+        group: the processes that step together, met already; None: this one alone.
     """
 
     def __init__(
@@ -55,9 +64,12 @@ class Stepper:
         recipe: Recipe,
         device: torch.device,
         initial_state: dict[str, Tensor] | None = None,
+        group: "Group | None" = None,
     ) -> None:
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.group = recipe, device, group
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
+        self.share = Share(group.rank, group.world_size, recipe.accumulate) if group else Share(0, 1, recipe.accumulate)
+        self.share.check(len(data.train), recipe.batch_size, group is not None and not group.global_statistics)
         self.network = self._place(build(architecture, recipe.seed))
         if initial_state is not None:
             self.network.load_state_dict(initial_state)
@@ -68,8 +80,9 @@ class Stepper:
             self.average.requires_grad_(False)
             self._pairs = _float_pairs(self.average, self.network)
         self.optimizer = _sgd(self.network, recipe)
-        self.normalise = Normalise(data.mean, data.std, device, recipe.channels_last)
+        self.normalise = Normalise(data.mean, data.std, device, recipe.channels_last, self._dtype)
         self._draws = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.network.modules())
+        self._replica = None if group is None else _replica(self.network, group)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -88,18 +101,25 @@ class Stepper:
             TrainingDiverged: a loss or weight that is not finite.
         """
         self.network.train()
-        losses, sizes = [], []
+        every = 1 if self.device.type == "cpu" and self.group is None else _LOOK_EVERY
+        losses: list[Tensor] = []
+        sizes, looked = [], 0
         for index, batch in enumerate(batches):
             losses.append(self.step(batch, epoch, index))
-            sizes.append(len(batch.labels))
-            if self.device.type == "cpu" or (index + 1) % _LOOK_EVERY == 0 or index + 1 == self.steps:
-                self._check(losses, epoch, index)
+            sizes.append(batch.whole)
+            if (index + 1) % every == 0 or index + 1 == self.steps:
+                if self.group is not None:
+                    losses[looked:] = self.group.sum_(torch.stack(losses[looked:])).unbind()
+                self._check(losses, epoch, looked)
+                looked = index + 1
         self._check_weights(epoch, len(losses))
+        if self._replica is not None:
+            self._replica.settle(self.average)
         weights = torch.tensor(sizes, dtype=torch.float64)
         return float((torch.stack(losses).cpu().double() * weights).sum() / weights.sum())
 
     def step(self, batch: Batch, epoch: int, index: int) -> Tensor:
-        """One step of SGD on a batch; the loss, on the device."""
+        """One step of SGD on a batch; its mean loss, on the device (of several processes: this one's summand)."""
         recipe, now = self.recipe, (epoch - 1) * self.steps + index
         images = augment(
             batch.images,
@@ -111,16 +131,44 @@ class Stepper:
         )
         if self._draws:  # dropout takes torch's global generator: key it too
             torch.manual_seed((recipe.seed * 1_000_003 + now) % 2**63)
-        with autocast(self.device, recipe.precision):
-            logits = self.network(self.normalise(images))
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._backward(images, batch)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr_at(now, self.steps)
         self.optimizer.step()
         if self.average is not None:
             self._follow(now)
+        return loss
+
+    def _backward(self, images_NCHW: Tensor, batch: Batch) -> Tensor:
+        """Gradients of the mean loss over the whole batch, micro-batch by micro-batch; the loss."""
+        parts = self.share.parts(batch.whole)
+        if len(parts) == 1:
+            return self._backward_part(images_NCHW, batch.labels, parts[0], batch.whole)
+        losses, begin = [], 0
+        for part in parts:
+            end = begin + part.end - part.begin
+            with self._replica.quiet(part is not parts[-1]) if self._replica is not None else nullcontext():
+                losses.append(self._backward_part(images_NCHW[begin:end], batch.labels[begin:end], part, batch.whole))
+            begin = end
+        return torch.stack(losses).sum()
+
+    def _backward_part(self, images_NCHW: Tensor, labels_N: Tensor, part: Part, whole: int) -> Tensor:
+        """Add the gradients of these images' losses over `whole`; that sum of losses over `whole`."""
+        recipe = self.recipe
+        network = self.network if self._replica is None else self._replica.of(part)
+        with autocast(self.device, recipe.precision):
+            logits = network(self.normalise(images_NCHW))
+        logits = logits.to(self._dtype)
+        if self._replica is None:
+            loss = F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing)
+            if part.whole != whole:
+                loss = loss * (part.whole / whole)
+            loss.backward()
+            return loss.detach()
+        # DistributedDataParallel averages over processes, whose shares differ: each brings its summand, times their number.
+        loss = F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing, reduction="sum") / whole
+        (loss * self.share.world_size).backward()
         return loss.detach()
 
     @torch.no_grad()
@@ -135,11 +183,15 @@ class Stepper:
         """To the device; on a GPU with weights in channels_last, which its kernels like (the CPU's lay them out anew)."""
         if self.device.type == "cuda" and self.recipe.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        return network.to(self.device)
+        return network.to(self.device, self._dtype)
 
-    def _check(self, losses: list[Tensor], epoch: int, index: int) -> None:
-        """Raise for the first loss since the last look that is not finite."""
-        begin = index if self.device.type == "cpu" else index // _LOOK_EVERY * _LOOK_EVERY
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of weights and images."""
+        return torch.float64 if self.recipe.precision == "float64" else torch.float32
+
+    def _check(self, losses: list[Tensor], epoch: int, begin: int) -> None:
+        """Raise for the first loss since the last look (`begin`) that is not finite."""
         for step, loss in enumerate(torch.stack(losses[begin:]).tolist(), begin + 1):
             if not math.isfinite(loss):
                 lr = self.recipe.lr_at((epoch - 1) * self.steps + step - 1, self.steps)
@@ -153,6 +205,12 @@ class Stepper:
         norms = torch.stack(torch._foreach_norm([p.detach() for p in self.network.parameters()]))
         if not bool(torch.isfinite(norms).all()):
             raise TrainingDiverged(f"weights are not finite after epoch {epoch}", epoch, step)
+
+
+def _replica(network: nn.Module, group: "Group") -> "Replica":
+    from igcsearch.training.replica import Replica  # torch.distributed is for those who need it
+
+    return Replica(network, group)
 
 
 def _sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
