@@ -29,6 +29,7 @@ from igcsearch.search.engines import Job
 from igcsearch.search.engines.ray_guard import below
 from igcsearch.search.engines.trainer import Trainer
 from igcsearch.search.engines.worker import architecture_of
+from igcsearch.training import Group
 
 FAULTS = ("worker", "node", "driver", "postgres")
 LOG = "IGCSEARCH_FAULTS_LOG"
@@ -38,7 +39,11 @@ class LoggingTrainer(Trainer):
     """The real trainer; it writes down each epoch that is told. An epoch read back from a checkpoint took the same seconds."""
 
     def train(
-        self, job: Job, on_epoch: Callable[[dict[str, Any]], bool], on_note: Callable[[str], None]
+        self,
+        job: Job,
+        on_epoch: Callable[[dict[str, Any]], bool],
+        on_note: Callable[[str], None],
+        group: Group | None = None,
     ) -> dict[str, Any]:
         digest = architecture_of(job).hash
 
@@ -47,7 +52,7 @@ class LoggingTrainer(Trainer):
                 log.write(f"{digest} {record['epoch']} {record['seconds']!r}\n")
             return on_epoch(record)
 
-        return super().train(job, told, on_note)
+        return super().train(job, told, on_note, group)
 
 
 def search(out: Path, options: dict[str, Any]) -> None:
@@ -72,6 +77,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=0.0, help="least seconds between two kills")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--search", help=argparse.SUPPRESS)
@@ -137,7 +143,7 @@ class Run:
             if done <= before:
                 time.sleep(0.2)
                 continue
-            time.sleep(self.random.uniform(0.0, 4.0))
+            time.sleep(self.given.pause + self.random.uniform(0.0, 4.0))
             if self.strike():
                 kills, before = kills + 1, len(_lines())
                 print(f"{time.monotonic() - begin:6.1f} s  kill {kills} of a {self.given.fault}", flush=True)

@@ -16,7 +16,7 @@ import socket
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,17 +197,21 @@ class PostgresPlace(Place):
     @contextmanager
     def sweeping(self) -> Iterator[bool]:
         assert self._engine is not None
-        with self._engine.connect() as connection:
-            number = _number(f"sweep {self._study_id}")
-            mine = bool(connection.execute(text("SELECT pg_try_advisory_lock(:n)"), {"n": number}).scalar_one())
-            connection.commit()
+        number = {"n": _number(f"sweep {self._study_id}")}
+        with ExitStack() as stack:
             try:
-                yield mine
-            finally:
-                if mine:
-                    with suppress(*DATABASE_ERRORS):  # a connection that was lost has given the lock back
-                        connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": number})
-                        connection.commit()
+                connection = stack.enter_context(self._engine.connect())
+                mine = bool(connection.execute(text("SELECT pg_try_advisory_lock(:n)"), number).scalar_one())
+                connection.commit()
+            except DATABASE_ERRORS as error:
+                if not is_outage(error):
+                    raise
+                mine = False  # the server is away: another time
+            yield mine
+            if mine:
+                with suppress(*DATABASE_ERRORS):  # a connection that was lost has given the lock back
+                    connection.execute(text("SELECT pg_advisory_unlock(:n)"), number)
+                    connection.commit()
 
     def claim(self, key: str, holder: int, limit: int) -> int | None:
         def once() -> int | None:

@@ -96,7 +96,7 @@ class Proposer:
             settled = settle(architecture, self._config.budget, self._seen)
             if settled is not None:
                 return Rejected(trial, settled, describe(architecture, stored=False))
-        elif not self._was_left(trial.user_attrs[RETRY_OF]):
+        elif not self._was_left(trial.user_attrs[RETRY_OF], trial.number):
             self._drop(trial)
             return None
         holder = self._place.claim(architecture.key, origin, self._config.trials)
@@ -114,10 +114,15 @@ class Proposer:
         self._seen[architecture.key] = trial.number
         return Proposal(trial, architecture, facts, origin, seed)
 
-    def _was_left(self, number: int) -> bool:
-        """True if the trial of that number was left by a dead coordinator, and not told by a slow one after all."""
-        left = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
-        return left.user_attrs.get(STATE) == INTERRUPTED or not left.state.is_finished()
+    def _was_left(self, number: int, retry: int) -> bool:
+        """True if the trial of that number was left by a dead coordinator, and not told by a slow one after all.
+
+        And if it was queued twice, because two coordinators saw to the dead at once, `retry` is the first of the two.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        left = next(trial for trial in trials if trial.number == number)
+        first = min((trial.number for trial in trials if trial.user_attrs.get(RETRY_OF) == number), default=retry)
+        return first == retry and (left.user_attrs.get(STATE) == INTERRUPTED or not left.state.is_finished())
 
     def _drop(self, trial: optuna.Trial) -> None:
         trial.set_user_attr(STATE, INTERRUPTED)

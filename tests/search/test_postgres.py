@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -128,6 +129,50 @@ def test_the_server_dies_and_comes_back(start, postgres, log, tmp_path, monkeypa
         ended(process)
     counted = check_whole(open_study(tmp_path / "out"), log, 10)
     assert set(counted.values()) == {1}
+
+
+def test_nobody_sweeps_while_the_server_is_away(postgres, tmp_path):
+    place = PostgresPlace(tmp_path, postgres.url, "away")
+    study = place.create(["maximize"], {"igcsearch:config": {}, "igcsearch:schema": 1})
+    place.enter(study)
+    postgres.kill()
+    with place.sweeping() as mine:
+        assert mine is False
+    postgres.restart()
+    with place.sweeping() as mine:
+        assert mine is True
+        other = PostgresPlace(tmp_path, postgres.url, "away")
+        other.enter(other.load())
+        with other.sweeping() as theirs:
+            assert theirs is False
+
+
+def test_a_candidate_that_was_queued_twice_is_trained_once(postgres, tmp_path, config, fakes):
+    def run(trials):
+        configured = config(trials=trials)
+        engine = LocalEngine(configured, trainer=fakes.TRAINER)
+        return run_search(configured, tmp_path, storage=postgres.url, study_name="twice", engine=engine)
+
+    study = run(1)
+    (done,) = study.optuna.get_trials()
+    left = optuna.trial.create_trial(
+        state=TrialState.FAIL,
+        user_attrs=done.user_attrs | {"igcsearch:state": "interrupted"},
+        params=done.params,
+        distributions=done.distributions,
+    )
+    study.optuna.add_trial(left)
+    for _ in range(2):
+        user = {"igcsearch:retry_of": 1, "igcsearch:origin": done.number}
+        study.optuna.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.WAITING, system_attrs={"fixed_params": done.params}, user_attrs=user
+            )
+        )
+    again = run(3)
+    hashes = [c.hash for c in again.candidates(("complete",))]
+    assert hashes.count(again.candidates()[0].hash) == 2  # the first run, and the one retry
+    assert not again.optuna.get_trials(states=(TrialState.WAITING, TrialState.RUNNING))
 
 
 def test_a_search_that_was_alone_goes_on_where_it_died(start, log, tmp_path, monkeypatch):
