@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import UsageError, near
-from . import models, search, study, train
+from . import models, search, study, train, zoo
 
 DEBUG = "IGCSEARCH_DEBUG"
 
@@ -32,6 +32,7 @@ app.command("status", rich_help_panel="Search")(study.status)
 app.command("pareto", rich_help_panel="Search")(study.pareto)
 app.command("report", rich_help_panel="Search")(study.report)
 app.command("publish", rich_help_panel="Networks")(study.publish)
+app.add_typer(zoo.app, name="zoo", rich_help_panel="Networks")
 app.command("list", rich_help_panel="Networks")(models.list_)
 app.command("profile", rich_help_panel="Networks")(models.profile)
 app.command("check", rich_help_panel="Networks")(models.check)

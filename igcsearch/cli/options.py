@@ -143,6 +143,31 @@ Address = Annotated[
         rich_help_panel=RAY,
     ),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="local|ray", help="What runs the trainings: this machine, or Ray.", rich_help_panel=RAY
+    ),
+]
+GpusPerCandidate = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-candidate",
+        parser=number,
+        metavar="F",
+        help="GPUs of each training, also a fraction. Default: 1 if the cluster has any.",
+        rich_help_panel=RAY,
+    ),
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="FOLDER",
+        help="For candidates under way; every node must see it. Default: in the study's folder.",
+        rich_help_panel=RAY,
+    ),
+]
 CpusPerCandidate = Annotated[
     int | None,
     typer.Option(

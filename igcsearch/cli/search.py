@@ -14,7 +14,7 @@ from .output import say
 from .study import print_candidates, write_page
 
 if TYPE_CHECKING:
-    from ..search import SearchConfig, Study
+    from ..search import SearchConfig, Study, events
 
 #: The data of a space where the user names none; other spaces have no obvious one.
 DEFAULT_DATA = {"digits": "digits", "cifar": "cifar10"}
@@ -110,6 +110,14 @@ def search(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study in --out.", rich_help_panel=_HOW)
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Also write learning curves and counts for TensorBoard, in DIR/tensorboard.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
     sampler: Annotated[
         str,
         typer.Option(
@@ -150,26 +158,9 @@ def search(
             rich_help_panel=_HOW,
         ),
     ] = 0,
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine",
-            metavar="local|ray",
-            help="What runs the candidates: this machine, or Ray.",
-            rich_help_panel=_HOW,
-        ),
-    ] = "local",
+    engine: options.Engine = "local",
     address: options.Address = None,
-    gpus_per_candidate: Annotated[
-        float | None,
-        typer.Option(
-            "--gpus-per-candidate",
-            parser=options.number,
-            metavar="F",
-            help="GPUs of each candidate, also a fraction. Default: 1 if the cluster has any.",
-            rich_help_panel=options.RAY,
-        ),
-    ] = None,
+    gpus_per_candidate: options.GpusPerCandidate = None,
     cpus_per_candidate: options.CpusPerCandidate = None,
     max_concurrent: options.MaxConcurrent = None,
     devices_per_candidate: Annotated[
@@ -182,15 +173,7 @@ def search(
             rich_help_panel=options.RAY,
         ),
     ] = 1,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoints",
-            metavar="FOLDER",
-            help="For candidates under way; every node must see it. Default: in DIR.",
-            rich_help_panel=options.RAY,
-        ),
-    ] = None,
+    checkpoints: options.Checkpoints = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     epochs: options.Epochs = None,
@@ -256,7 +239,7 @@ def search(
     )
     if resume and storage is None and not place_at(out_folder).exists():
         say(f"{out_folder} holds no study yet: this is a new search")
-    status = run(config, out_folder, resume, storage, study)
+    status = run(config, out_folder, resume, storage, study, tensorboard=tensorboard)
     if status:
         raise typer.Exit(status)
 
@@ -287,7 +270,13 @@ def fresh_folder(space: str) -> Path:
 
 
 def run(
-    config: SearchConfig, out: Path | None, resume: bool, storage: str | None = None, name: str | None = None
+    config: SearchConfig,
+    out: Path | None,
+    resume: bool,
+    storage: str | None = None,
+    name: str | None = None,
+    *,
+    tensorboard: bool = False,
 ) -> int:
     """Search, then print the table of what there is and write the report.
 
@@ -297,9 +286,21 @@ def run(
     from ..search import run_search
     from .progress import view
 
-    shown = view()
+    shown, board = view(), None
+    if tensorboard:
+        from ..search.tensorboard import TensorBoard
+
+        board = TensorBoard()
+
+    def tell(event: events.Event) -> None:
+        shown(event)
+        if board is not None:
+            board(event)
+
     with shown:
-        study = run_search(config, out, resume=resume, storage=storage, study_name=name, on_event=shown)
+        study = run_search(config, out, resume=resume, storage=storage, study_name=name, on_event=tell)
+    if board is not None and board.error:
+        say(board.error)
     out = study.path
     ended = "interrupted" if shown.tally.ended is None else shown.tally.ended.reason
     print_best(study)

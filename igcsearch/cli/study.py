@@ -26,6 +26,9 @@ _COLUMNS = (
 )
 
 
+MIN_INTERVAL = 0.2  # seconds
+
+
 def opened_study(folder: str | None, storage: str | None, name: str | None) -> Study:
     """The study that a command was given: a folder, or a server's URL and the name there, or both.
 
@@ -44,12 +47,31 @@ def status(
     storage: options.Storage = None,
     name: options.StudyName = None,
     as_json: AsJson = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Show it again and again, until no search is running or Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option("--interval", parser=options.seconds, metavar="TIME", help="Between looks of --watch."),
+    ] = 2.0,
 ) -> None:
     """Say how far a search is: candidates by state, and the best. It may be running; reading does not disturb it.
 
     complete: trained to the end; stopped: early; settled: proposals outside the budget or seen before, which cost nothing.
-    Example: igcsearch status DIR --json
+    Example: igcsearch status DIR --watch
     """
+    if watching:
+        if as_json:
+            raise UsageError("--watch and --json exclude each other; give one of them")
+        if interval < MIN_INTERVAL:
+            raise UsageError(f"--interval {interval:g} must be at least {MIN_INTERVAL:g} seconds, such as 2s")
+        from .watch import watch
+
+        try:
+            watch(opened_study(study, storage, name), interval)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        return
     opened = opened_study(study, storage, name)
     found = opened.status()
     if as_json:
@@ -172,6 +194,11 @@ def publish(
         int, typer.Option("--workers", parser=count, metavar="N", help="Training processes at once.")
     ] = 1,
     device: options.Device = "auto",
+    engine: options.Engine = "local",
+    address: options.Address = None,
+    gpus_per_candidate: options.GpusPerCandidate = None,
+    cpus_per_candidate: options.CpusPerCandidate = None,
+    max_concurrent: options.MaxConcurrent = None,
     storage: options.Storage = None,
     name: options.StudyName = None,
     overwrite: Annotated[
@@ -196,14 +223,15 @@ def publish(
         "epochs": epochs,
         "device": device,
         "workers": workers,
-        "on_event": _tell,
+        "on_event": tell,
         "train_images": train_images,
+        "pool": publishing.Pool(engine, address, gpus_per_candidate, cpus_per_candidate, max_concurrent),
     }
     entries = publishing.publish(opened, top=top, seeds=seeds, to=to, overwrite=overwrite, **how)
     compared = None if agreement is None else publishing.agreement(opened, agreement, **how)
     write_page(opened, opened.path / "report.html")
     if as_json:
-        print_json([_published(entry) for entry in entries])
+        print_json([published_row(entry) for entry in entries])
         return
     rows = [
         [
@@ -222,13 +250,14 @@ def publish(
         )
 
 
-def _tell(event: Any) -> None:
+def tell(event: Any) -> None:
     """A line for each thing that happened; epochs are too many for lines."""
     if type(event).__name__ != "EpochDone":
         say(event.message)
 
 
-def _published(entry: Entry) -> dict[str, Any]:
+def published_row(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON data."""
     metrics = entry.metrics
     cost = {"params": entry.architecture.params, "macs": entry.architecture.macs}
     accuracy = {"accuracy": metrics["accuracy"], "accuracy_std": metrics["accuracy_std"], "seeds": metrics["seeds"]}

@@ -156,3 +156,62 @@ class Agreed(Event):
 
 def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class RungStarted(Event):
+    """A rung of a ladder is looked at."""
+
+    rung: str
+    number: int
+    of: int
+    limits: str  # in words
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        return f"rung {self.rung} ({self.number} of {self.of}): at most {self.limits}"
+
+
+@dataclass(frozen=True)
+class RungSearched(Event):
+    """A rung has its candidates."""
+
+    rung: str
+    complete: int
+    inherited: int  # of these, trained in other studies
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        own = self.complete - self.inherited
+        return f"rung {self.rung}: {_many(self.complete, 'complete candidate')}, {self.inherited} inherited, {own} of its own"
+
+
+@dataclass(frozen=True)
+class RungDone(Event):
+    """A rung's winners are in the zoo; `kept` where that was so before."""
+
+    rung: str
+    entries: tuple[str, ...]
+    kept: bool
+    also: tuple[str, ...] = ()  # of these, those that won in other rungs too
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        shared = f" ({', '.join(self.also)} also won another rung)" if self.also else ""
+        return f"rung {self.rung}: {'complete before' if self.kept else 'done'}, {', '.join(self.entries)}{shared}"
+
+
+@dataclass(frozen=True)
+class RungFailed(Event):
+    """A rung could not be built; the others go on."""
+
+    rung: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        """The event in one line."""
+        return f"rung {self.rung} failed: {self.reason}"

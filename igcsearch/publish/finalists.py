@@ -23,6 +23,7 @@ from .facts import entry_metrics, mean_and_std, measured_cost
 from .retrain import Job, weights_of
 from .rounds import OnEvent, Retrained, Setting, check_numbers, make_setting, only_one, retrain_all
 from .tables import is_generated, write_table
+from .workers import Pool
 from .zoo import entry_name, refuse_foreign, writable_zoo
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def publish(
     data: DataSpec | None = None,
     train_images: int | None = None,
     overwrite: bool = False,
+    pool: Pool | None = None,
 ) -> list[Entry]:
     """Retrain the best 3 * `top` candidates, and write the best `top` of them as entries of the zoo `to`.
 
@@ -61,6 +63,7 @@ def publish(
         train_images: None: the whole training split.
         overwrite: replace entries of the same name also where they come from another study, recipe or data. Those of
             this study and recipe are replaced in any case.
+        pool: where the retrainings run, such as Pool("ray", address="auto"); None: in processes of this machine.
 
     Raises:
         UsageError: nothing to publish, a zoo that cannot be written or that holds a finalist of another origin (before
@@ -77,6 +80,7 @@ def publish(
             device=device,
             workers=workers,
             on_event=on_event,
+            pool=pool,
         )
         with only_one(setting.folder):
             candidates = finalists(setting.study, 3 * top)

@@ -10,6 +10,7 @@ from ..training import DataSpec
 from .choose import spread
 from .events import Agreed, Note
 from .rounds import OnEvent, check_numbers, make_setting, only_one, retrain_all
+from .workers import Pool
 
 if TYPE_CHECKING:
     from ..search import Study
@@ -26,6 +27,7 @@ def agreement(
     on_event: OnEvent | None = None,
     data: DataSpec | None = None,
     train_images: int | None = None,
+    pool: Pool | None = None,
 ) -> dict[str, Any]:
     """Retrain candidates spread over the whole ranking, and compare: Kendall's tau of search and retrained accuracy.
 
@@ -38,7 +40,14 @@ def agreement(
 
     check_numbers(candidates=candidates, seeds=seeds)
     setting = make_setting(
-        study, epochs=epochs, data=data, train_images=train_images, device=device, workers=workers, on_event=on_event
+        study,
+        epochs=epochs,
+        data=data,
+        train_images=train_images,
+        device=device,
+        workers=workers,
+        on_event=on_event,
+        pool=pool,
     )
     with only_one(setting.folder):
         chosen = spread(setting.study, max(2, candidates))

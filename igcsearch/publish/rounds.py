@@ -19,7 +19,7 @@ from ..training import DataSpec, default_recipe, load_data, resolve_device
 from .events import EpochDone, Event, Note, Planned, SeedDone, SeedFailed
 from .facts import mean_and_std
 from .retrain import Job, finished, make_job
-from .workers import run_jobs
+from .workers import Pool, run_jobs
 
 if TYPE_CHECKING:
     from ..search import Candidate, Study
@@ -41,6 +41,7 @@ class Setting:
     workers: int
     threads: int  # of each worker
     tell: OnEvent
+    pool: Pool | None = None  # None: processes of this machine
 
 
 @dataclass
@@ -72,6 +73,7 @@ def make_setting(
     device: str,
     workers: int,
     on_event: OnEvent | None,
+    pool: Pool | None = None,
 ) -> Setting:
     """Open the study and load its images: the whole training split unless `train_images` asks for fewer.
 
@@ -90,7 +92,7 @@ def make_setting(
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
     threads = max(1, _cores() // workers)
     tell = on_event or (lambda event: None)
-    return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell)
+    return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool)
 
 
 def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -> list[Retrained]:
@@ -134,7 +136,7 @@ def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -
             failures[job] = str(values["reason"])
             setting.tell(SeedFailed(job.id, job.hash, job.seed, failures[job]))
 
-    run_jobs(waiting, setting.workers, on_message)
+    run_jobs(waiting, setting.workers, on_message, setting.pool)
     for result in results:
         result.records = [records[job] for job in result.jobs if job in records]
         result.failures = [f"seed {job.seed}: {failures[job]}" for job in result.jobs if job in failures]

@@ -1,11 +1,13 @@
 """Floor 7, report: a study as one self-contained page, and drawings of blocks and networks as SVG.
 
 `write_report(study, path)` gathers facts (facts.py), draws (wiring.py, drawing.py, strip.py) and lays out (page.py, page.css,
-page.js). `draw_block` and `draw_network` with `standalone=True` give picture files of their own.
+page.js); `write_zoo_page(folder)` lays out a zoo (zoo.py). `draw_block` and `draw_network` with `standalone=True` give picture
+files of their own.
 """
 
 from .drawing import draw_block
 from .page import write_report
 from .strip import draw_network
+from .zoo import write_zoo_page
 
-__all__ = ["draw_block", "draw_network", "write_report"]
+__all__ = ["draw_block", "draw_network", "write_report", "write_zoo_page"]

@@ -75,6 +75,7 @@ function showTip(chart, x, y, lines) {
 }
 const hideTip = () => { tip.style.opacity = 0; };
 function about(row) {
+  if (row.lines) return row.lines;  // a page that words them itself
   const lines = [`${pct(row.accuracy)}  ·  candidate ${row.id}`, `${row.family || "–"}, ${count(row.params)} parameters`, `${count(row.macs)} MACs`];
   if (row.latency != null) lines.push(`${row.latency.toFixed(2)} ms`);
   lines.push(row.state === "stopped" ? `stopped after epoch ${row.epochs}` : `${row.epochs} epochs${row.front ? ", on the front" : ""}`);
@@ -130,8 +131,9 @@ function drawFront() {
   const lane = early.length ? 52 : 0;
   const f = frame(chart, Math.max(340, Math.min(440, chart.clientWidth * 0.46)) + lane, { left: 58, right: 14, top: 14, bottom: 46 + lane });
   f.foot = f.bottom + lane;
-  const xs = costScale([...complete, ...early].map(r => r[cost]), f.left + 8, f.right - 8, D.budget[cost]);
-  const ys = accuracyScale((complete.length ? complete : early).map(r => r.accuracy), f.bottom, f.top);
+  const rungs = (D.rungs ?? []).filter(r => r[cost]).sort((a, b) => a[cost] - b[cost]);
+  const xs = costScale([...complete, ...early].map(r => r[cost]), f.left + 8, f.right - 8, D.budget[cost] ?? rungs.at(-1)?.[cost]);
+  const ys = accuracyScale((complete.length ? complete : early).flatMap(r => [r.accuracy - (r.std ?? 0), r.accuracy, Math.min(r.accuracy + (r.std ?? 0), 1)]), f.bottom, f.top);
   axes(f, xs, ys, costNames[cost], brief);
   if (lane) {
     el("rect", { class: "lane", x: f.left, y: f.bottom + 10, width: f.right - f.left, height: lane - 10 }, f.svg);
@@ -141,6 +143,14 @@ function drawFront() {
   if (limit && limit <= xs.high && limit >= xs.low) {
     el("line", { class: "limit", x1: xs.at(limit), x2: xs.at(limit), y1: f.top, y2: f.foot }, f.svg);
     el("text", { class: "limit-text", x: xs.at(limit) - 6, y: f.top + 10, "text-anchor": "end" }, f.svg, "budget");
+  }
+  let labelled = f.left;
+  for (const rung of rungs.filter(r => r[cost] >= xs.low && r[cost] <= xs.high)) {
+    const x = xs.at(rung[cost]);
+    el("line", { class: "rung", x1: x, x2: x, y1: f.top, y2: f.foot }, f.svg);
+    if (x - labelled < 40) continue;
+    el("text", { class: "rung-text", x: x - 5, y: f.top + 10, "text-anchor": "end" }, f.svg, "≤ " + brief(rung[cost]));
+    labelled = x;
   }
   const front = complete.filter(r => r.front).sort((a, b) => a[cost] - b[cost]);
   const best = paretoOf(complete);
@@ -155,6 +165,7 @@ function drawFront() {
   }
   for (const r of complete.filter(r => !r.front).concat(front)) {
     const x = xs.at(r[cost]), y = ys.at(r.accuracy);
+    if (r.std) el("line", { class: "spread", style: `--h:${hue(r.family)}`, x1: x, x2: x, y1: ys.at(r.accuracy - r.std), y2: ys.at(Math.min(r.accuracy + r.std, 1)) }, f.svg);
     el("circle", { class: r.front ? "point on-front" : "point", style: `--h:${hue(r.family)}`, cx: x, cy: y, r: r.front ? 6.5 : 4.5 }, f.svg);
     places.push({ x, y, row: r, lines: about(r) });
   }

@@ -1,6 +1,6 @@
 """The page of a study: facts (facts.py) laid out as one HTML file with its style, script and drawings inside. Floor 7.
 
-All text that comes from outside (space, data, candidates' reasons) is escaped, by `text` in HTML and by `_json` in the
+All text that comes from outside (space, data, candidates' reasons) is escaped, by `text` in HTML and by `embedded` in the
 script's data.
 """
 
@@ -68,7 +68,7 @@ def render(facts: Facts) -> str:
         table_section(facts),
         settings_section(facts),
     ]
-    style = "\n".join((_file("page.css"), drawing.STYLE, strip.STYLE))
+    style = "\n".join((resource("page.css"), drawing.STYLE, strip.STYLE))
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"""<!doctype html>
 <html lang="en">
@@ -95,20 +95,21 @@ def render(facts: Facts) -> str:
 <footer>Written by igcsearch {text(__version__)} on {written}. It needs nothing else: keep it, mail it, open it offline.</footer>
 <svg id="ns" hidden></svg>
 <div id="tip" role="status"></div>
-<script type="application/json" id="data">{_json(_data(facts))}</script>
+<script type="application/json" id="data">{embedded(_data(facts))}</script>
 <script>
-{_file("page.js")}
+{resource("page.js")}
 </script>
 </body>
 </html>
 """
 
 
-def _file(name: str) -> str:
+def resource(name: str) -> str:
+    """A file of this folder, to stand in a page."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8").strip()
 
 
-def _json(data: Any) -> str:
+def embedded(data: Any) -> str:
     """JSON that may stand inside a script element: no `<` in it, so that no tag can begin or end there."""
     plain = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return plain.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

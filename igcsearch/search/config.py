@@ -66,7 +66,8 @@ class SearchConfig:
             where the cluster has GPUs, else 0.
         cpus_per_candidate: CPUs that each candidate gets on ray, and its threads. None: as `threads` on this machine, 1 on
             a joined cluster.
-        max_concurrent: candidates at once on ray. None: `workers` on this machine, what a joined cluster has room for.
+        max_concurrent: candidates at once on ray. None: `workers` on this machine, and on a joined cluster where that is more
+            than 1; else what it has room for.
         devices_per_candidate: processes that train one candidate together, each on its own device (ray only).
         checkpoints: folder of the checkpoints of candidates under way, on storage that every node sees; None: in the
             study's folder.

@@ -4,8 +4,8 @@ A space may fit its choices to the budget (igcsearch.search_spaces.choices), so 
 budget give another one under a tighter budget, and a sampler that was told the old ones would learn what is not so. Nothing is
 known of the space but that it can be asked: each parameter in turn takes the value whose proposal is likest the network wanted.
 Networks are compared by what single choices decide (strides, ratios of widths, kinds of blocks, depths), so that a choice is
-seen to be right whatever the later ones are. (Tried on 63 networks of the spaces digits and cifar under budgets of 5k to 40k:
-61 found, in up to 500 proposals of 0.5 ms.)
+seen to be right whatever the later ones are. (Tried on 160 random networks of the spaces digits and cifar under budgets of 1
+to 4 times their size: 151 found, in 340 proposals on average, each of about a millisecond.)
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from igcsearch.spec import Architecture, Block, Factor, Problem, Step
 
 from .settle import Space
 
-GRID = 48  # values tried of a number
-SWEEPS = 4  # over all parameters
-MOST = 1500  # proposals for one network
+GRIDS = (48, 48, 48, 192)  # values tried of a number, in each sweep over all parameters
+MOST = 3000  # proposals for one network
+_SAME: tuple[float, ...] = ()  # the least of all distances
+_NONE = (math.inf,)
 
 
 class FixedTrial:
@@ -75,40 +76,38 @@ def find_parameters(
     """
     goal, asked = _Features(wanted), 0
 
-    def attempt(params: Mapping[str, Any]) -> tuple[float, FixedTrial]:
+    def attempt(params: Mapping[str, Any]) -> tuple[tuple[float, ...], FixedTrial]:
         nonlocal asked
         asked += 1
         trial = FixedTrial(params)
         try:
             return goal.distance(space.propose(trial, problem)), trial
         except UsageError:
-            return math.inf, trial
+            return _NONE, trial
 
     best, trial = attempt(start)
-    for _ in range(SWEEPS):
-        before = best
-        for name in list(trial.distributions):
-            for value in _values(trial.distributions.get(name)):
-                if best == 0.0 or asked >= most:
-                    break
+    for sweep, grid in enumerate(GRIDS):
+        names = list(trial.distributions)
+        for name in reversed(names) if sweep == len(GRIDS) - 1 else names:  # what is left at the end are late choices
+            for value in _values(trial.distributions.get(name), grid):
+                if best == _SAME or asked >= most:
+                    return (trial if best == _SAME else None), asked
                 found, other = attempt({**trial.params, name: value})
                 if found < best:
                     best, trial = found, other
-        if best in (0.0, before) or asked >= most:
-            break
-    return (trial if best == 0.0 else None), asked
+    return (trial if best == _SAME else None), asked
 
 
-def _values(distribution: BaseDistribution | None) -> Sequence[Any]:
+def _values(distribution: BaseDistribution | None, grid: int) -> Sequence[Any]:
     """What to try of a parameter: every choice, or a grid."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     if isinstance(distribution, IntDistribution):
-        step = max(1, (distribution.high - distribution.low) // GRID)
+        step = max(1, (distribution.high - distribution.low) // grid)
         return range(distribution.low, distribution.high + 1, step)
     if isinstance(distribution, FloatDistribution):
-        width = (distribution.high - distribution.low) / GRID
-        return [distribution.low + (k + 0.5) * width for k in range(GRID)]
+        width = (distribution.high - distribution.low) / grid
+        return [distribution.low + (k + 0.5) * width for k in range(grid)]
     return ()
 
 
@@ -127,29 +126,50 @@ class _Features:
         self.lengths = [len(stage.blocks[0].steps) for stage in stages]
         self.depths = [len(stage.blocks) for stage in stages]
         self.blocks = [[_describe(block) for block in stage.blocks[:2]] for stage in stages]
+        self.spatial = [_share(stage.blocks[0]) for stage in stages]
+        self.expansions = [
+            max(step.out_channels for step in s.blocks[0].steps) / s.blocks[0].out_channels for s in stages
+        ]
         self.head = [_step(step) for step in architecture.head.steps]
 
-    def distance(self, architecture: Architecture) -> float:
-        """How unlike another network is; 0 for the same one. The weights fall with the order in which choices are usually made."""
+    def distance(self, architecture: Architecture) -> tuple[float, ...]:
+        """How unlike another network is, in the order in which choices are usually made: what is decided early counts before all
+        that is decided later. Empty for the same network."""
         other = _Features(architecture)
         if other.key == self.key:
-            return 0.0
-        total = 3.0 * (self.families != other.families) + 3.0 * (self.strides != other.strides)
-        total += abs(len(self.depths) - len(other.depths))
-        total += 3.0 * _differences(self.shortcuts, other.shortcuts) + _differences(self.lengths, other.lengths)
-        total += sum(min(2.0, 1.0 + _ratio(a, b)) for a, b in zip(self.ratios, other.ratios, strict=False) if a != b)
-        total += 2.0 * (self.head != other.head)
-        total += (0.3 + min(1.0, _ratio(self.stem, other.stem))) * (self.stem != other.stem)
-        total += sum(0.3 + 0.1 * abs(a - b) for a, b in zip(self.depths, other.depths, strict=False) if a != b)
-        for mine, theirs in zip(self.blocks, other.blocks, strict=False):
-            for block, block_there in zip(mine, theirs, strict=False):
-                for step, step_there in zip(block, block_there, strict=False):
-                    total += 0.02 * ((step != step_there) + _differences(step, step_there))
-        return total + 0.01
+            return _SAME
+        ratios = sum(1.0 + _ratio(a, b) for a, b in zip(self.ratios, other.ratios, strict=False) if a != b)
+        return (
+            float(self.families != other.families),
+            float(_differences(self.shortcuts, other.shortcuts)),
+            abs(len(self.depths) - len(other.depths)) + float(self.strides != other.strides),
+            ratios,
+            float(_differences(self.lengths, other.lengths) + _differences(self.expansions, other.expansions)),
+            float(_differences(self.spatial, other.spatial)),
+            float(self.head != other.head),
+            _ratio(self.stem, other.stem),
+            float(sum(abs(a - b) for a, b in zip(self.depths, other.depths, strict=False))),
+            float(sum(map(_unlike, self.blocks, other.blocks))),
+        )
+
+
+def _unlike(mine: Sequence[Sequence[tuple[Any, ...]]], theirs: Sequence[Sequence[tuple[Any, ...]]]) -> int:
+    """Differences between the blocks of two stages."""
+    return sum(
+        _differences(step, other)
+        for block, block_there in zip(mine, theirs, strict=False)
+        for step, other in zip(block, block_there, strict=False)
+    )
 
 
 def _describe(block: Block) -> list[tuple[Any, ...]]:
     return [_step(step) for step in block.steps]
+
+
+def _share(block: Block) -> float:
+    """Branches over channels of a block's first kernel that is larger than 1x1."""
+    found = (step for step in block.steps if isinstance(step, Factor) and step.kernel_size > 1)
+    return next((step.groups / step.out_channels for step in found), 0.0)
 
 
 def _step(step: Step) -> tuple[Any, ...]:

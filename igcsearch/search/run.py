@@ -122,7 +122,7 @@ def _run(
             if name not in ("recipe", "device", "threads", "versions")
         }
         counts, requeued = coordinator.counts, coordinator.recovered
-        workers = (config.workers, facts.device, facts.threads)
+        workers = (engine.workers, facts.device, facts.threads)
         emit(events.Started(counts, str(place.folder), resumed, requeued, *workers, plan.stopping, data))
         try:
             with place.writable():

@@ -27,6 +27,6 @@ def train_in_study(
     try:
         return train(architecture, data, recipe, checkpoint=checkpoint, **options)
     except CheckpointError as error:
-        checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)  # each process of a group comes here
         on_note(f"training begins anew: {str(error).rpartition('; ')[0]}")
     return train(architecture, data, recipe, checkpoint=checkpoint, **options)

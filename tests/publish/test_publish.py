@@ -207,7 +207,7 @@ def test_failed_finalists_are_not_chosen(tmp_path: Path) -> None:
 
 
 def test_all_finalists_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(jobs: Sequence[Job], workers: int, on_message: OnMessage) -> None:
+    def fail(jobs: Sequence[Job], workers: int, on_message: OnMessage, pool: object) -> None:
         for job in jobs:
             on_message(job, "failed", {"reason": "no luck"})
 
@@ -239,7 +239,7 @@ def test_bad_input_before_any_training(tmp_path: Path) -> None:
     assert not (tmp_path / "zoo").exists(), "a call that fails leaves no zoo"
 
 
-def _refusing(jobs: Sequence[Job], workers: int, on_message: OnMessage) -> None:
+def _refusing(jobs: Sequence[Job], workers: int, on_message: OnMessage, pool: object) -> None:
     assert not jobs, "nothing is to be trained"
 
 

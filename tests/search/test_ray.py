@@ -33,7 +33,10 @@ fakes = module_from_spec(spec)
 sys.modules[spec.name] = fakes
 spec.loader.exec_module(fakes)
 class Trainer(fakes.FakeTrainer):
-    pass
+    def train(self, job, *told):
+        if str(job.id) == os.environ.get("FAKE_DEADLY"):
+            os.kill(os.getpid(), 9)
+        return super().train(job, *told)
 """
 
 pytestmark = pytest.mark.timeout(180)
@@ -185,14 +188,11 @@ def test_a_worker_killed_from_outside_goes_on_from_its_last_epoch(search, log):
     assert [event.epoch for event in seen if isinstance(event, events.EpochDone) and event.id == 0] == [1, 2, 3]
 
 
-def test_a_candidate_that_kills_every_process_fails_and_the_search_goes_on(search, log):
-    def kill(event):
-        if isinstance(event, events.EpochDone) and event.id == 0:
-            os.kill(int(log.read_text().splitlines()[-1].split()[2]), signal.SIGKILL)
-
-    study, _ = search(trials=1, on_event=kill)
+def test_a_candidate_that_kills_every_process_fails_and_the_search_goes_on(search):
+    study, seen = search(trials=1, settings={"deadly": 0})
     assert [(c.id, c.reason) for c in study.candidates(("failed",))] == [(0, "its training process died, 3 times")]
     assert study.status()["complete"] == 1
+    assert sum(isinstance(event, events.Retried) for event in seen) == 2
 
 
 def test_the_time_limit_ends_a_run_and_resume_goes_on(search, log):
@@ -330,6 +330,7 @@ def test_the_command_needs_no_cluster_and_goes_on_with_the_local_engine(tmp_path
             str(out),
         ]
         done = subprocess.run([*command, *options, *resume], capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert done.returncode == 0, done.stderr
         assert open_study(out).status()["complete"] == trials
-        assert "Tune" not in done.stdout
+        assert "Tune" not in done.stdout + done.stderr  # our progress is all that the user sees
+        assert "ray" not in done.stderr.replace("test_the_command", "").lower()

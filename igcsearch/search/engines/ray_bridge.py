@@ -48,6 +48,8 @@ class Bridge:
         workers: how many that was at the start, for the estimate.
         stopped: True once the user wants it to end.
         place: device and threads of the workers, for the results of candidates that are stopped early.
+        answer: called with a key and whether a candidate goes on, after each of its epochs; Tune is then not asked to stop it
+            (ray_group.py says why).
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Bridge:
         workers: int,
         stopped: Callable[[], bool],
         place: dict[str, Any],
+        answer: Callable[[str, bool], None] | None = None,
     ) -> None:
         self.error: BaseException | None = None
         self._coordinator, self._room, self._workers, self._stopped, self._place = (
@@ -67,6 +70,7 @@ class Bridge:
             stopped,
             place,
         )
+        self._answer = answer
         self._open: dict[str, _Open] = {}
         self._trials: dict[str, Any] = {}  # Tune's own, of those that are open
         self._seen = 0  # how many of Tune's trials were looked at
@@ -112,7 +116,10 @@ class Bridge:
             return False
         if kind == "epoch":
             running.records.append(value)
-            if coordinator.report(job.id, value):
+            go_on = coordinator.report(job.id, value)
+            if self._answer is not None:
+                self._answer(f"{tune_id}/{len(running.records)}", go_on)
+            if go_on or self._answer is not None:
                 return False
             coordinator.finished(job.id, self._stopped_early(running.records))
         elif kind == "finished":

@@ -26,7 +26,8 @@ from . import DataFacts
 from .ray_bridge import Bridge, Stop, Suggest, Turn
 from .ray_checks import check_files, check_nodes
 from .ray_cluster import RayCluster, Share, check_share, environment, handlers_kept
-from .ray_worker import Task, load_images, look, train_candidate
+from .ray_group import Answers, Devices, train_candidate_in_group
+from .ray_worker import Task, load_images, look, software, train_candidate
 from .worker import WorkerSpec
 
 _CANDIDATES = "candidates"  # of the study's folder: the default place of checkpoints
@@ -52,8 +53,9 @@ class RayEngine:
     def __init__(self, config: SearchConfig, folder: Path, trainer: str = WorkerSpec.trainer) -> None:
         self._config, self._trainer = config, trainer
         self._place = Path(config.checkpoints or folder / _CANDIDATES).expanduser().absolute()
-        here = config.cpus_per_candidate or config.threads
-        self._cluster = RayCluster(config.address, config.workers * here, dashboard=config.devices_per_candidate > 1)
+        several = config.devices_per_candidate > 1  # Ray Train clears up through the dashboard
+        cpus = config.workers * config.devices_per_candidate * self._cpus_here()
+        self._cluster = RayCluster(config.address, cpus, dashboard=several)
         self._share = Share(1)
         self._task: Task | None = None
         self._facts: DataFacts | None = None
@@ -79,7 +81,7 @@ class RayEngine:
         data = DataSpec.from_dict(config.to_dict()["data"])  # with absolute paths
         spec = WorkerSpec(data, config.recipe, config.given, device, threads, self._trainer, config.probe)
         images = self._load(spec, nodes)
-        self._task = Task(secrets.token_hex(6), spec, images)
+        self._task = Task(secrets.token_hex(6), spec, images, software())
         found = self._ask(look, (self._task,), num_cpus=self._share.cpus, num_gpus=self._share.gpus)
         if isinstance(found, str):
             raise UsageError(found)
@@ -90,19 +92,26 @@ class RayEngine:
         """Run candidates until the coordinator has ended; the first job is timed before it is trained."""
         assert self._task is not None
         assert self._facts is not None
-        task = self._task
+        task, share, answers = self._task, self._share, None
+        if share.devices > 1:
+            options: Any = ray.remote
+            answers = options(num_cpus=0)(Answers).remote()
         bridge = Bridge(
             coordinator,
             room=self._room,
             workers=self.workers,
             stopped=self._stopping,
             place={"device": self._facts.device, "threads": self._facts.threads},
+            answer=None if answers is None else answers.put.remote,
         )
+        devices = Devices(share.devices, share.cpus, share.gpus, answers)
 
         def candidate(config: dict[str, Any]) -> None:
-            train_candidate(config, task)
+            if devices.count > 1:
+                train_candidate_in_group(config, task, devices)
+            else:
+                train_candidate(config, task)
 
-        share = {"CPU": self._share.cpus, "GPU": self._share.gpus}
         with (
             environment(**_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(max(1, self.workers))),
             handlers_kept(),
@@ -110,7 +119,7 @@ class RayEngine:
         ):
             warnings.simplefilter("ignore")
             tuner = tune.Tuner(
-                tune.with_resources(candidate, {name.lower(): value for name, value in share.items() if value}),
+                tune.with_resources(candidate, self._bundle()),
                 tune_config=tune.TuneConfig(
                     search_alg=Suggest(bridge),
                     num_samples=-1,
@@ -156,12 +165,28 @@ class RayEngine:
             gpus = 1.0 if wants else 0.0
         elif config.device.startswith("cuda") and not gpus:
             raise UsageError(f"device {config.device!r} needs --gpus-per-candidate above 0, not {gpus:g}")
-        cpus = config.cpus_per_candidate or (config.threads if cluster.started_here else config.threads_per_worker or 1)
+        cpus = (
+            self._cpus_here() if cluster.started_here else config.cpus_per_candidate or config.threads_per_worker or 1
+        )
         return Share(cpus, float(gpus), config.devices_per_candidate)
+
+    def _cpus_here(self) -> int:
+        """CPUs of each process in a cluster of this machine alone: the cores shared out, unless they were given."""
+        config = self._config
+        shared = config.threads_per_worker or max(1, config.threads // config.devices_per_candidate)
+        return config.cpus_per_candidate or shared
+
+    def _bundle(self) -> Any:
+        """What Tune asks Ray for. The function of a group only waits: it takes no CPU, and lies beside the driver."""
+        share = self._share
+        if share.devices > 1:
+            return tune.PlacementGroupFactory([{f"node:{ray.util.get_node_ip_address()}": 0.001}])
+        return {"cpu": share.cpus} | ({"gpu": share.gpus} if share.gpus else {})
 
     def _room(self) -> int:
         """How many candidates may run at once, now."""
-        most = self._config.max_concurrent or (self._config.workers if self._cluster.started_here else None)
+        workers = self._config.workers
+        most = self._config.max_concurrent or (workers if self._cluster.started_here or workers > 1 else None)
         room = self._cluster.room(self._share)
         return room if most is None else min(room, most)
 

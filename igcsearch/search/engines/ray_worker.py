@@ -9,6 +9,7 @@ answered: the training goes on, or Tune ends this thread there (SystemExit). Kin
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from igcsearch import __version__
 from igcsearch.errors import UsageError
 
 from . import DataFacts
@@ -35,11 +37,18 @@ class Task:
         key: of the run.
         spec: of its workers.
         images: reference to the packed images; None where the trainer loads its own.
+        software: versions of the driver's, which a node that joins during a search must have too.
     """
 
     key: str
     spec: WorkerSpec
     images: Any = None
+    software: tuple[str, ...] = ()
+
+
+def software() -> tuple[str, ...]:
+    """What must be the same everywhere, by name and version."""
+    return f"igcsearch {__version__}", f"torch {importlib.metadata.version('torch')}"
 
 
 def load_images(spec: WorkerSpec) -> tuple[dict[str, Any], Any]:
@@ -59,7 +68,7 @@ def load_images(spec: WorkerSpec) -> tuple[dict[str, Any], Any]:
 def look(task: Task) -> DataFacts | str:
     """What a worker finds in the data and as its device; a text where it cannot use them."""
     try:
-        return _trainer(task)[0].facts
+        return make_trainer(task)[0].facts
     except UsageError as error:
         return str(error)
 
@@ -78,7 +87,7 @@ def train_candidate(config: dict[str, Any], task: Task) -> None:
         return True  # a candidate that is to be stopped does not come back from the report
 
     try:
-        trainer, made = _trainer(task)
+        trainer, made = make_trainer(task)
     except UsageError as error:
         tell("refused", str(error))
         return
@@ -96,11 +105,15 @@ def train_candidate(config: dict[str, Any], task: Task) -> None:
     tell("finished", result)
 
 
-def _trainer(task: Task) -> tuple[TrainerLike, bool]:
+def make_trainer(task: Task) -> tuple[TrainerLike, bool]:
     """This process's trainer, and whether it was made now."""
     with _lock:
         if task.key in _trainers:
             return _trainers[task.key], False
+        for ours, theirs in zip(software(), task.software, strict=False):
+            if ours != theirs:
+                cure = "install the same on every node, and resume"
+                raise UsageError(f"node {socket.gethostname()}, which joined, has {ours}, the search {theirs}; {cure}")
         kind = find_trainer(task.spec.trainer)
         if task.images is None:
             trainer = kind(task.spec)

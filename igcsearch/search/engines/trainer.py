@@ -1,4 +1,7 @@
-"""The worker's real trainer: igcsearch.training on one device. Imports torch, as nothing else here but search/training.py."""
+"""The worker's real trainer: igcsearch.training on one device, or on several.
+
+Imports torch, as nothing else here but search/training.py and what only Ray's workers import.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +23,9 @@ from igcsearch.training import Epoch, ImageData, Recipe, default_recipe, load_da
 
 from . import DataFacts, Job
 from .worker import WorkerSpec, architecture_of
+
+if TYPE_CHECKING:
+    from igcsearch.training.distributed import Group
 
 
 class Trainer:
@@ -85,9 +91,13 @@ class Trainer:
         return float(measure.latency(network, device=str(self._device), batch=1, threads=1)["median_ms"])
 
     def train(
-        self, job: Job, on_epoch: Callable[[dict[str, Any]], bool], on_note: Callable[[str], None]
+        self,
+        job: Job,
+        on_epoch: Callable[[dict[str, Any]], bool],
+        on_note: Callable[[str], None],
+        group: Group | None = None,
     ) -> dict[str, Any]:
-        """Train the job's network, from its checkpoint where there is one. The result as plain data."""
+        """Train the job's network, from its checkpoint where there is one, alone or in a group. The result as plain data."""
 
         def told(epoch: Epoch) -> bool:
             return on_epoch(asdict(epoch))
@@ -102,6 +112,7 @@ class Trainer:
             checkpoint=Path(job.checkpoint),
             on_epoch=told,
             on_note=on_note,
+            group=group,
         )
         learned = result.architecture.to_dict() if result.architecture.hash != architecture.hash else None
         return {
