@@ -114,8 +114,9 @@ def ending(found: Look) -> str:
     """The last line."""
     status = found.status
     text = f"no search is running: {found.trained} of {status['trials']} trained"
-    if found.trained < status["trials"] or status["waiting"]:
-        text += f", {status['waiting']} wait to go on when it is resumed"
+    if found.trained < status["trials"]:
+        under_way = f", {status['waiting']} under way go on" if status["waiting"] else ""
+        text += f"{under_way}; resume it to train the rest"
     return text
 
 

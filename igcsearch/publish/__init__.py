@@ -1,7 +1,8 @@
 """Floor 7, publish: from a study's best candidates to entries, with every figure's seeds, split, recipe and origin.
 
-`publish` retrains finalists and writes entries, `agreement` compares search accuracy with retrained accuracy, `table` and
-`write_table` list entries in Markdown, `build_zoo` builds a zoo along a ladder of budgets (`make_ladder`). Names are imported at first use: reading tables needs no torch.
+`publish` retrains finalists and writes entries, `agreement` compares search accuracy with retrained accuracy, `build_zoo` goes up
+a ladder of budgets (`make_ladder`), `table` and `write_table` list entries in Markdown. Names are imported at first use: reading
+tables needs no torch.
 """
 
 from typing import TYPE_CHECKING

@@ -123,9 +123,10 @@ def test_ctrl_c_ends_it_and_not_the_search(start: Callable[..., Any], tmp_path: 
     assert search.poll() is None
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_and_comes_back(start: Callable[..., Any], postgres: Any, tmp_path: Path) -> None:
     options = {"trials": 8, "workers": 1, "storage": postgres.url, "study_name": "outage"}
-    start(SEARCH, tmp_path / "out", json.dumps(options), FAKE_EPOCH="0.3")
+    search = start(SEARCH, tmp_path / "out", json.dumps(options), FAKE_EPOCH="0.3")
     until(lambda: (tmp_path / "out" / "study.json").exists())
     watcher = start("-c", PROGRAM, "status", tmp_path / "out", "--watch", "--interval", "0.2")
     assert "trained" in watcher.stdout.readline()
@@ -134,6 +135,8 @@ def test_a_server_that_goes_away_and_comes_back(start: Callable[..., Any], postg
     postgres.restart()
     seen, errors = watcher.communicate(timeout=90)
     assert watcher.returncode == 0, errors
+    _, errors = search.communicate(timeout=60)
+    assert search.returncode == 0, errors
     assert seen.splitlines()[-1] == "no search is running: 8 of 8 trained"
     assert "sesame" not in seen
 
@@ -156,6 +159,13 @@ def test_bad_input(searched: Any, igcsearch: Callable[..., Any], options: tuple[
     result = igcsearch("status", searched[0], "--watch", *options)
     assert result.status == 2
     assert message in result.err
+
+
+def test_the_last_line_says_what_is_left() -> None:
+    status = {"trials": 8, "complete": 2, "stopped": 1, "running": 0, "waiting": 2, "active": False, "best": None}
+    text = looks.ending(looks.Look(status))
+    assert text == "no search is running: 3 of 8 trained, 2 under way go on; resume it to train the rest"
+    assert looks.ending(looks.Look(status | {"complete": 7})) == "no search is running: 8 of 8 trained"
 
 
 def test_pace_counts_overlaps_once_and_leaves_out_pauses() -> None:
