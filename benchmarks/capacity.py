@@ -99,8 +99,9 @@ def storing(url: str | None, counts: tuple[int, ...], candidates: int) -> Iterat
     from igcsearch.search.config import SearchConfig
     from igcsearch.search.coordinator import Coordinator, Plan
     from igcsearch.search.engines import DataFacts
+    from igcsearch.search.places import place_at
     from igcsearch.search.run import _attributes
-    from igcsearch.search.storage import close, place_at
+    from igcsearch.search.storage import close
     from igcsearch.training import DataSpec, Recipe
 
     recipe = Recipe(epochs=max(FEW_AND_MANY))

@@ -137,7 +137,9 @@ def _guarded(function: Callable[..., Any], where: str) -> Callable[..., Architec
                 raise  # pruned, or a fault of the storage: the search's to handle
             raise UsageError(f"{where} failed: {_described(error)}") from error
         if not isinstance(result, Architecture):
-            raise UsageError(f"{where} returned {result!r:.80}; it must return an Architecture, as igcsearch.blocks.network does")
+            raise UsageError(
+                f"{where} returned {result!r:.80}; it must return an Architecture, as igcsearch.blocks.network does"
+            )
         if result.problem() != replace(arguments[-1], budget=Budget()):
             raise UsageError(f"{where} returned a network for {_sizes(result)}; the problem is {_sizes(arguments[-1])}")
         return result

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 #: The data of a space where the user names none; other spaces have no obvious one.
 DEFAULT_DATA = {"digits": "digits", "cifar": "cifar10"}
-STUDIES = Path("results/studies")
 
 _BUDGET = "Budget (hard limits)"
 _HOW = "How it searches"
@@ -202,7 +201,7 @@ def search(
     if max_latency is not None and max_latency <= 0:
         raise UsageError(f"--max-latency {max_latency:g} must be above 0 milliseconds, such as 2.5")
     from ..search import SearchConfig
-    from ..search.storage import place_at
+    from ..search.places import place_at
     from ..spec import Budget
 
     overrides = {
@@ -261,6 +260,8 @@ def default_data(space: str) -> str:
 def fresh_folder(space: str) -> Path:
     """A folder in results/studies that does not exist yet, named by space and time."""
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(space.partition(":")[0]).stem)
+    from ..search.places import STUDIES
+
     base = STUDIES / f"{name or 'study'}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, number = base, 1
     while folder.exists():

@@ -159,7 +159,7 @@ def build(
 def _rung_page(rung: RungResult, shared: bool, storage: str | None) -> None:
     """The page of a rung's study, as a search leaves one."""
     from ..search import open_study
-    from ..search.storage import place_at
+    from ..search.places import place_at
 
     place = place_at(rung.folder)
     url = storage if shared else None

@@ -108,7 +108,7 @@ class RungPlace:
 
     def exists(self) -> bool:
         """True if there is a study already."""
-        from ..search.storage import place_at
+        from ..search.places import place_at
 
         return place_at(self.folder, self.storage, self.study).exists()
 

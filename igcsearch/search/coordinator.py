@@ -37,6 +37,7 @@ from .telling import NotOurs, Teller
 MAX_SETTLED = 1000  # proposals in a row that were not worth training
 _KINDS = {"budget": "over budget", "duplicate": "duplicates", "latency": "too slow", "space": "refused by the space"}
 MIN_FAILURES = 10  # failed candidates that end a run: more than this and more than `trials`
+ABSORB_S = 1.0  # between looks at what other coordinators have finished
 MIN_COMPLETE = 4  # candidates trained to the end before any is stopped early
 
 
@@ -105,6 +106,7 @@ class Coordinator:
         self._tally = {"complete": 0, "stopped": 0, "settled": 0, "failed": 0}
         self._best = -1.0
         self._in_a_row = self._failures = 0
+        self._absorbed = 0.0
         self._last_reason, self._kinds = "", Counter[str]()
         self.ended: tuple[str, str] | None = None
         self._proposer = Proposer(
@@ -276,7 +278,7 @@ class Coordinator:
         return [float(known[cost]) for cost in self.config.objectives[1:]]
 
     def _limit_reached(self) -> bool:
-        if self._place.shared:
+        if self._place.shared and self._clock() >= self._absorbed + ABSORB_S:
             self._absorb()
         if self.remaining == 0:
             self._end("trials", f"{self.counts.trained} candidates are trained, {self.config.trials} were asked for")
@@ -375,6 +377,7 @@ class Coordinator:
 
     def _absorb(self) -> None:
         """Count and remember the trials that were finished since the last look, other coordinators' too."""
+        self._absorbed = self._clock()
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state.is_finished() and frozen.number not in self._counted:
                 self._counted.add(frozen.number)

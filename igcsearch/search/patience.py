@@ -77,6 +77,7 @@ for _name in (
     *("get_all_studies", "create_new_trial", "set_trial_param", "set_trial_intermediate_value"),
     *("set_trial_user_attr", "set_trial_system_attr", "get_trial", "get_all_trials", "_get_trials"),
     *("get_trial_id_from_study_id_trial_number", "get_trial_param", "get_best_trial"),
+    *("_create_new_trial", "_set_trial_param"),  # Optuna's cache calls these
 ):
     setattr(PatientStorage, _name, _repeated(_name))
 PatientStorage.set_trial_state_values = _told  # type: ignore[method-assign]

@@ -69,6 +69,7 @@ class PostgresPlace(Place):
         self._token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._study_id = -1
         self._engine: sqlalchemy.Engine | None = None
+        self._pooled = False  # a coordinator keeps its connections; who only reads leaves none behind
         self._beaten = self._steady_since = self._swept = 0.0
 
     @property
@@ -95,7 +96,11 @@ class PostgresPlace(Place):
         except OSError as error:
             what = f"cannot write to {self.folder}: {error.strerror or error}"
             raise UsageError(f"{what}; give another output folder") from error
-        yield
+        self._pooled = True
+        try:
+            yield
+        finally:
+            self._pooled = False
 
     def is_running(self, study: optuna.Study) -> bool | None:
         with self.readable(), _engine_of(study).connect() as connection:
@@ -269,7 +274,8 @@ class PostgresPlace(Place):
         while True:
             try:
                 with _locked(engine, "igcsearch schema"):
-                    storage = PatientStorage(url, engine_kwargs=options)
+                    pool = {} if self._pooled else {"poolclass": sqlalchemy.pool.NullPool}
+                    storage = PatientStorage(url, engine_kwargs=options | pool)
                     with storage.engine.begin() as connection:
                         for table in _TABLES:
                             connection.execute(text(table))

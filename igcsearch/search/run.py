@@ -23,9 +23,10 @@ from .coordinator import Coordinator, Plan
 from .engines import DataFacts, Engine
 from .engines.make import make_engine
 from .inherit import Inheritance
+from .places import place_at
 from .samplers import population_size, resolve_stopping
 from .settle import Space, check_budget, check_latency
-from .storage import SCHEMA, Place, close, place_at
+from .storage import SCHEMA, Place, close
 from .study import Study
 
 

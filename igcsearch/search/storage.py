@@ -1,7 +1,7 @@
 """Where a study lives. A `Place` is its folder (study.json, checkpoints, retrainings, page) and the database behind it.
 
-Two kinds, chosen by `place_at`: `sqlite.py`, a file in the folder with one coordinator at a time, and `postgres.py`, a server for
-several. What a coordinator needs beyond Optuna (who is dead, who trains what) is asked of the place, so that it is one
+Two kinds, chosen by `places.place_at`: `sqlite.py`, a file in the folder with one coordinator at a time, and `postgres.py`, a
+server for several. What a coordinator needs beyond Optuna (who is dead, who trains what) is asked of the place, so that it is one
 piece of code for both. Everything else reads and writes through the `optuna.Study`.
 """
 
@@ -179,43 +179,6 @@ class Place(ABC):
         except DATABASE_ERRORS as error:
             cure = "make room or repair it, and go on with --resume"
             raise UsageError(f"{self.label} cannot be written ({short(error)}); {cure}") from error
-
-
-def place_at(folder: Path | str | None = None, storage: str | None = None, study: str | None = None) -> Place:
-    """The place of a study.
-
-    Args:
-        folder: of the study, or the `study.db` in it; None with `storage`: results/studies/STUDY.
-        storage: URL of a database server; None: what the folder's study.json says, or SQLite in the folder.
-        study: its name on the server.
-
-    Raises:
-        UsageError: a URL that no kind of place serves, a study.json that cannot be read, nothing to go by.
-    """
-    from .postgres import PostgresPlace
-    from .sqlite import DATABASE, SqlitePlace
-
-    if storage is not None:
-        if not study:
-            raise UsageError("a storage URL needs the study's name beside it; give --study NAME")
-        return PostgresPlace(Path(folder) if folder is not None else STUDIES / study, storage, study)
-    if folder is None:
-        what = f"study {study!r} needs" if study else "nothing says where the study is: it needs"
-        raise UsageError(f"{what} --storage URL, or give the study's folder instead")
-    path = Path(folder)
-    path = path.parent if path.name == DATABASE else path
-    try:
-        described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-    except OSError:
-        described = {}
-    except ValueError as error:
-        raise UsageError(f"{path / DESCRIPTION} cannot be read ({error}); restore it, or remove it") from None
-    if isinstance(described, dict) and described.get("storage", "sqlite") != "sqlite":
-        return PostgresPlace(path, str(described["storage"]), str(described.get("study")))
-    return SqlitePlace(path)
-
-
-STUDIES = Path("results/studies")  # where new studies' folders go by default
 
 
 def close(study: optuna.Study) -> None:

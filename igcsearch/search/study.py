@@ -12,7 +12,8 @@ import optuna
 from .candidate import STATES, Candidate, comparable, read_candidate
 from .config import SearchConfig
 from .pareto import front_indices
-from .storage import Place, close, place_at
+from .places import place_at
+from .storage import Place, close
 
 if TYPE_CHECKING:
     import pandas

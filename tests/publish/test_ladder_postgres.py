@@ -14,7 +14,7 @@ from igcsearch.publish.ladder import build_zoo
 from igcsearch.publish.rungs import make_ladder
 from igcsearch.search import SearchConfig, open_study, run_search
 from igcsearch.search.inherit import INHERITED, gather
-from igcsearch.search.storage import place_at
+from igcsearch.search.places import place_at
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec
 

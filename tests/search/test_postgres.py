@@ -17,8 +17,8 @@ from igcsearch.errors import UsageError
 from igcsearch.search import open_study, run_search
 from igcsearch.search import postgres as module
 from igcsearch.search.engines.local import LocalEngine
+from igcsearch.search.places import place_at
 from igcsearch.search.postgres import PostgresPlace
-from igcsearch.search.storage import place_at
 
 PROCESS = Path(__file__).with_name("search_process.py")
 pytestmark = pytest.mark.timeout(180)
@@ -129,6 +129,23 @@ def test_the_server_dies_and_comes_back(start, postgres, log, tmp_path, monkeypa
         ended(process)
     counted = check_whole(open_study(tmp_path / "out"), log, 10)
     assert set(counted.values()) == {1}
+
+
+# Optuna's cache calls some of the storage's private methods: each must wait for a server that is away, too.
+def test_every_call_of_optunas_cache_waits_for_the_server():
+    import inspect
+    import re
+
+    from optuna.storages import RDBStorage, _cached_storage
+
+    from igcsearch.search.patience import PatientStorage
+
+    called = set(re.findall(r"_backend\.(\w+)", inspect.getsource(_cached_storage)))
+    aside = {"delete_study", "record_heartbeat", "get_heartbeat_interval", "get_heartbeat_stale_trial_callback"}
+    aside |= {"_get_stale_trial_ids", "_get_best_trial_id"}  # not used here
+    assert called > aside
+    same = {name for name in called - aside if getattr(PatientStorage, name) is getattr(RDBStorage, name)}
+    assert same == set()
 
 
 def test_nobody_sweeps_while_the_server_is_away(postgres, tmp_path):

@@ -207,6 +207,9 @@ def _reason(trial: Any) -> str:
         return "its training process died (out of memory)"
     if "node has died" in text or "NodeDied" in type(error).__name__ or "node died" in text.lower():
         return "its node died"
+    last = (text.strip().splitlines() or [""])[-1].strip()
+    if last.startswith(("ModuleNotFoundError: ", "ImportError: ")):
+        return f"its training process could not start ({last}); is igcsearch the same on every node?"
     if "unexpected" in text.lower() or "died" in text.lower() or not text:
         return "its training process died"
     return f"its training process failed ({(text.strip().splitlines() or ['?'])[-1][:200]})"

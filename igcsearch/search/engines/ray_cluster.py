@@ -114,7 +114,7 @@ class RayCluster:
                 took = time.monotonic() - begin
                 self.close()
                 what = "Ray cannot be started here" if self.address is None else f"no Ray at {self.address!r}"
-                cure = "see the cause" if self.address is None else "give the address of a running cluster"
+                cure = "see the cause" if self.address is None else _TOKEN_CURE
                 raise UsageError(f"{what} (tried for {took:.0f} s: {_first_line(error)}); {cure}") from None
         if self.address is None:
             self._watch(ray_guard.below(os.getpid()))
@@ -229,6 +229,9 @@ def _reach(address: str) -> None:
         f"no Ray at {address!r} (tried {_TRIES} times in {time.monotonic() - begin:.0f} s: {reason}); "
         "give the address of a running cluster"
     )
+
+
+_TOKEN_CURE = "give the address of a running cluster; one that asks for a token needs RAY_AUTH_MODE=token here too"
 
 
 @contextmanager
