@@ -98,7 +98,7 @@ def storing(url: str | None, counts: tuple[int, ...], candidates: int) -> Iterat
     from igcsearch.search.checkpoints import Checkpoints
     from igcsearch.search.config import SearchConfig
     from igcsearch.search.coordinator import Coordinator, Plan
-    from igcsearch.search.engines import DataFacts
+    from igcsearch.search.jobs import DataFacts
     from igcsearch.search.places import place_at
     from igcsearch.search.run import _attributes
     from igcsearch.search.storage import close

@@ -27,8 +27,8 @@ from typing import Any
 
 from igcsearch.blocks import FAMILIES
 from igcsearch.blocks.assemble import network, stage
-from igcsearch.search.engines import DataFacts, Job
 from igcsearch.search.engines.worker import WorkerSpec, architecture_of
+from igcsearch.search.jobs import DataFacts, Job
 from igcsearch.spec import Architecture, Problem
 
 NAME = "coordinators"

@@ -23,8 +23,8 @@ from typing import Any
 import optuna
 
 from igcsearch.search import SearchConfig, events, run_search
-from igcsearch.search.engines import DataFacts, Job
 from igcsearch.search.engines.worker import WorkerSpec
+from igcsearch.search.jobs import DataFacts, Job
 from igcsearch.training import DataSpec, Recipe
 
 from .facts import save

@@ -25,10 +25,10 @@ from typing import Any
 
 from benchmarks.facts import facts
 from igcsearch.search import Study, open_study
-from igcsearch.search.engines import Job
 from igcsearch.search.engines.ray_guard import below
 from igcsearch.search.engines.trainer import Trainer
 from igcsearch.search.engines.worker import architecture_of
+from igcsearch.search.jobs import Job
 from igcsearch.training import Group
 
 FAULTS = ("worker", "node", "driver", "postgres")
@@ -188,7 +188,10 @@ class Run:
         if raylet is None:
             return False
         _kill(raylet, *below(raylet))  # as a machine that loses its power
-        self.cluster.add_node(num_cpus=1, wait=False)
+        for _ in range(3):  # on a busy machine a raylet may take longer than Ray waits for it
+            with suppress(Exception):
+                self.cluster.add_node(num_cpus=1, wait=False)
+                break
         return True
 
 

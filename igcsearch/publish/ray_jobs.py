@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ..search.config import available_cores
-from ..search.engines.processes import MAX_ATTEMPTS
 from ..search.engines.ray_checks import check_nodes
 from ..search.engines.ray_cluster import RayCluster, Share, check_share
+from ..search.jobs import MAX_ATTEMPTS
 from .retrain import Job
 from .workers import OnMessage, run_one
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, near
 from ..search.config import ENGINES
-from ..search.engines.processes import MAX_ATTEMPTS, Channel, WorkerProcess, wait_for
+from ..search.engines.processes import Channel, WorkerProcess, wait_for
+from ..search.jobs import MAX_ATTEMPTS
 from .retrain import Job, run_job
 
 if TYPE_CHECKING:

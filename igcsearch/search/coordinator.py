@@ -25,8 +25,7 @@ from . import events
 from .candidate import CANDIDATE, describe, read_candidate
 from .checkpoints import Checkpoints
 from .config import SearchConfig
-from .engines import DataFacts, Job
-from .engines.processes import MAX_ATTEMPTS
+from .jobs import MAX_ATTEMPTS, DataFacts, Job
 from .proposer import Proposal, Proposer, Rejected
 from .recovery import origin_of, recover, requeue
 from .samplers import make_pareto_halving, make_pruner

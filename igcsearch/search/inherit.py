@@ -23,8 +23,8 @@ from igcsearch.spec import Architecture, Budget, Problem
 
 from .candidate import CANDIDATE, RESULT, STATE, Candidate
 from .config import SearchConfig, space_sha256
-from .engines import DataFacts
 from .invert import find_parameters
+from .jobs import DataFacts
 from .settle import Space
 from .storage import Place
 

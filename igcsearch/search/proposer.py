@@ -13,7 +13,7 @@ from igcsearch.spec import Architecture, Problem
 
 from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RETRY_OF, STATE, describe
 from .config import SearchConfig
-from .engines import DataFacts
+from .jobs import DataFacts
 from .samplers import derived_seed, make_sampler
 from .settle import Settled, Space, settle, space_refused
 from .storage import Place

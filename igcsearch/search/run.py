@@ -20,9 +20,10 @@ from . import events
 from .checkpoints import FOLDER, Checkpoints
 from .config import SearchConfig, check_same_question, question_name, space_sha256
 from .coordinator import Coordinator, Plan
-from .engines import DataFacts, Engine
+from .engines import Engine
 from .engines.make import make_engine
 from .inherit import Inheritance
+from .jobs import DataFacts
 from .places import place_at
 from .samplers import population_size, resolve_stopping
 from .settle import Space, check_budget, check_latency

@@ -15,7 +15,7 @@ import pytest
 from igcsearch.search.checkpoints import FOLDER, Checkpoints
 from igcsearch.search.config import SearchConfig
 from igcsearch.search.coordinator import Coordinator, Plan
-from igcsearch.search.engines import DataFacts
+from igcsearch.search.jobs import DataFacts
 from igcsearch.search.samplers import population_size
 from igcsearch.search.sqlite import SqlitePlace
 from igcsearch.search_spaces import get_space

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from igcsearch.search.engines import Job
 from igcsearch.search.engines.worker import WorkerSpec
+from igcsearch.search.jobs import Job
 from igcsearch.search_spaces import get_space
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, Recipe

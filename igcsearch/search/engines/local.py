@@ -11,8 +11,8 @@ from typing import Any
 from igcsearch.errors import UsageError
 from igcsearch.search.config import SearchConfig
 from igcsearch.search.coordinator import Coordinator
+from igcsearch.search.jobs import DataFacts, Job
 
-from . import DataFacts, Job
 from .estimate import estimate
 from .processes import WorkerProcess, wait_for
 from .worker import WorkerSpec, main

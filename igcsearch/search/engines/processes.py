@@ -19,7 +19,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-MAX_ATTEMPTS = 3  # of a piece of work whose process dies
 _PR_SET_PDEATHSIG = 1
 
 

@@ -20,8 +20,8 @@ from ray.tune.stopper import Stopper
 
 from igcsearch.errors import UsageError
 from igcsearch.search.coordinator import Coordinator
+from igcsearch.search.jobs import Job
 
-from . import Job
 from .estimate import estimate
 
 _TICK = 0.5  # seconds between the coordinator's ticks

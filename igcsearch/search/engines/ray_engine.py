@@ -20,9 +20,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from igcsearch.errors import UsageError
 from igcsearch.search.config import SearchConfig
 from igcsearch.search.coordinator import Coordinator
+from igcsearch.search.jobs import DataFacts
 from igcsearch.training import DataSpec
 
-from . import DataFacts
 from .ray_bridge import Bridge, Stop, Suggest, Turn
 from .ray_checks import check_files, check_nodes
 from .ray_cluster import RayCluster, Share, check_share, environment, handlers_kept

@@ -21,8 +21,8 @@ from ray import tune
 
 from igcsearch import __version__
 from igcsearch.errors import UsageError
+from igcsearch.search.jobs import DataFacts
 
-from . import DataFacts
 from .worker import TrainerLike, WorkerSpec, described, find_trainer
 
 _trainers: dict[str, TrainerLike] = {}  # of this process, by the key of the run

@@ -16,12 +16,12 @@ import torch
 from igcsearch import __version__
 from igcsearch.errors import UsageError
 from igcsearch.nn import build, measure
+from igcsearch.search.jobs import DataFacts, Job
 from igcsearch.search.training import train_in_study
 from igcsearch.search_spaces import get_space
 from igcsearch.spec import Architecture, Problem
 from igcsearch.training import Epoch, ImageData, Recipe, default_recipe, load_data, resolve_device, time_step
 
-from . import DataFacts, Job
 from .worker import WorkerSpec, architecture_of
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from igcsearch.errors import UsageError
+from igcsearch.search.jobs import DataFacts, Job
 from igcsearch.spec import Architecture
 from igcsearch.training import DataSpec, Recipe
 
-from . import DataFacts, Job
 from .processes import Channel
 
 
