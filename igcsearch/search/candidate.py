@@ -130,10 +130,18 @@ def read_candidate(trial: FrozenTrial) -> Candidate | None:
 _PLAIN = tuple(f.name for f in fields(Candidate) if f.name not in ("id", "state", "data", "proposed", "params_drawn"))
 
 
+def was_interrupted(trial: FrozenTrial) -> bool:
+    """True if the trial's run died. One that its own coordinator told in the last moment has its result."""
+    told = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and RESULT in trial.user_attrs
+    return trial.user_attrs.get(STATE) == INTERRUPTED and not told
+
+
 def _state(trial: FrozenTrial) -> str | None:
     recorded = trial.user_attrs.get(STATE)
-    if recorded == INTERRUPTED or trial.state == TrialState.WAITING:
+    if was_interrupted(trial) or trial.state == TrialState.WAITING:
         return None
+    if recorded == INTERRUPTED:  # another coordinator was about to take it over when it was told
+        recorded = trial.user_attrs[RESULT]["state"]
     if trial.state == TrialState.RUNNING:
         return "running" if CANDIDATE in trial.user_attrs else None
     if recorded in STATES:

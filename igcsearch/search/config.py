@@ -136,6 +136,8 @@ class SearchConfig:
                     "storage that every node mounts"
                 )
             object.__setattr__(self, "checkpoints", rest)
+        if self.checkpoints is not None:
+            object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).expanduser().absolute()))
         if self.engine != "ray":
             for name in _RAY_ONLY:
                 value = getattr(self, name)

@@ -36,6 +36,7 @@ from .telling import NotOurs, Teller
 MAX_SETTLED = 1000  # proposals in a row that were not worth training
 _KINDS = {"budget": "over budget", "duplicate": "duplicates", "latency": "too slow", "space": "refused by the space"}
 MIN_FAILURES = 10  # failed candidates that end a run: more than this and more than `trials`
+PROPOSING_S = 2.0  # at most in one go: engines have more to do, and ask again
 ABSORB_S = 1.0  # between looks at what other coordinators have finished
 MIN_COMPLETE = 4  # candidates trained to the end before any is stopped early
 
@@ -116,7 +117,7 @@ class Coordinator:
             population=plan.population,
             place=place,
             teller=self._teller,
-            others=place.enter(study),
+            salt=place.enter(study),
         )
         self.recovered = self._take_over()
 
@@ -126,8 +127,10 @@ class Coordinator:
         """The next candidate to train; None if there is none now: the search has ended, or waits for those that run."""
         if self._retries:
             return self._hand_out(self._retries.popleft())
+        until = self._clock() + PROPOSING_S
         while self.ended is None:
-            if self._limit_reached():
+            self.tick()
+            if self._limit_reached() or self._clock() > until:
                 return None
             running = self._propose()
             if running is not None:
@@ -149,9 +152,11 @@ class Coordinator:
         event = events.EpochDone(
             self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0))
         )
+        prune = False
         if len(self.config.objectives) == 1:
             try:
                 running.trial.report(accuracy, step=epoch)
+                prune = running.trial.should_prune()  # also records the rung that later candidates are held against
             except UpdateFinishedTrialError:
                 self._taken_over(id)
                 return False
@@ -161,7 +166,6 @@ class Coordinator:
             return self._tally["complete"] < MIN_COMPLETE or not self._halving.stops(running.origin, epoch)
         if self._plan.stopping == "none" or epoch >= self.recipe.epochs:
             return True
-        prune = running.trial.should_prune()  # also records the rung that later candidates are held against
         return self._tally["complete"] < MIN_COMPLETE or not prune
 
     def measured(self, id: int, latency_ms: float) -> bool:
@@ -388,6 +392,8 @@ class Coordinator:
             return
         self._proposer.remember(frozen)
         self._tally[candidate.state] += 1
+        if CANDIDATE in frozen.user_attrs and candidate.state in ("failed", "settled"):
+            self._place.release(origin_of(frozen))  # again: its coordinator may have died before it did so
         if CANDIDATE in frozen.user_attrs:
             proposed = frozen.user_attrs[CANDIDATE]
             if self._halving is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .pareto import non_dominated_ranks
+from .pareto import ranks_of_two
 
 
 def rungs(epochs: int, first: int, factor: int) -> tuple[int, ...]:
@@ -48,6 +48,6 @@ class ParetoHalving:
         seen = self._at.get(epoch)
         if seen is None or id not in seen:
             return False
-        ranks = dict(zip(seen, non_dominated_ranks(list(seen.values())), strict=True))
+        ranks = dict(zip(seen, ranks_of_two(list(seen.values())), strict=True))
         better = sum(rank < ranks[id] for rank in ranks.values())
         return ranks[id] > 0 and better >= max(1, len(seen) // self._factor)

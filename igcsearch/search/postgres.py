@@ -9,6 +9,7 @@ for a while is waited for; nobody is declared dead before everybody could have g
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -31,7 +32,7 @@ from igcsearch.errors import UsageError
 
 from .candidate import CANDIDATE, OWNER
 from .patience import PatientStorage, is_outage, patient
-from .storage import DATABASE_ERRORS, Directions, Place, rdb, short
+from .storage import DATABASE_ERRORS, DESCRIPTION, Directions, Place, rdb, short
 
 BEAT_S = 5.0  # between signs of life
 GRACE_S = float(os.environ.get("IGCSEARCH_GRACE_S", "60"))  # without one: dead
@@ -91,6 +92,7 @@ class PostgresPlace(Place):
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        self._refuse_another()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -101,6 +103,15 @@ class PostgresPlace(Place):
             yield
         finally:
             self._pooled = False
+
+    def _refuse_another(self) -> None:
+        """The folder of one study is not taken over by another."""
+        described: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            described = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
+        other = (self.folder / "study.db").exists() or described.get("study", self.name) != self.name
+        if other or described.get("storage", self.description()["storage"]) != self.description()["storage"]:
+            raise UsageError(f"{self.folder} holds another study; give another output folder (--out)")
 
     def is_running(self, study: optuna.Study) -> bool | None:
         with self.readable(), _engine_of(study).connect() as connection:
@@ -151,12 +162,15 @@ class PostgresPlace(Place):
 
     # ------------------------------------------------------------------ for coordinators
 
-    def enter(self, study: optuna.Study) -> int:
+    def enter(self, study: optuna.Study) -> str:
         self._engine, self._study_id = _engine_of(study), study._study_id
-        self._beaten, self._steady_since = 0.0, time.monotonic() - GRACE_S  # who was dead before is dead
+        up = float(self._read("SELECT extract(epoch FROM now() - pg_postmaster_start_time())")[0][0])
+        # Who was dead before is dead; but after an outage all others get the time to come back.
+        self._beaten, self._steady_since = 0.0, time.monotonic() - min(GRACE_S, up)
         with _locked(self._engine, f"enter {self._study_id}"):
             self.beat()
-            return len(self._living() - {self._token})
+            self._swept = 0.0
+            return self._token if self._living() - {self._token} else ""
 
     def beat(self) -> bool:
         now = time.monotonic()
@@ -203,6 +217,9 @@ class PostgresPlace(Place):
     def sweeping(self) -> Iterator[bool]:
         assert self._engine is not None
         number = {"n": _number(f"sweep {self._study_id}")}
+        if time.monotonic() - self._steady_since < GRACE_S:
+            yield False
+            return
         with ExitStack() as stack:
             try:
                 connection = stack.enter_context(self._engine.connect())
@@ -334,7 +351,7 @@ def _parse(url: str) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        hidden = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+        hidden = re.sub(r"(//[^:/@]*):[^/]*@", r"\1:***@", url)
         raise UsageError(f"{hidden!r} is no storage URL; give {DRIVER}://USER@HOST:PORT/DATABASE") from None
     if parsed.get_backend_name() != "postgresql":
         what = f"storage {parsed.render_as_string(hide_password=True)!r} is not PostgreSQL"
@@ -343,4 +360,8 @@ def _parse(url: str) -> sqlalchemy.URL:
         import psycopg  # noqa: F401
     except ImportError:
         raise UsageError("PostgreSQL needs its driver: pip install 'igcsearch[postgres]'") from None
+    secret = parsed.query.get("password")
+    if secret is not None:  # it must not be shown or stored with the rest
+        given = secret if isinstance(secret, str) else secret[-1]
+        parsed = parsed.set(password=given).difference_update_query(["password"])
     return parsed.set(drivername=DRIVER)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Problem
 
-from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RETRY_OF, STATE, describe
+from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RESULT, RETRY_OF, STATE, describe, was_interrupted
 from .config import SearchConfig
 from .jobs import DataFacts
 from .samplers import derived_seed, make_sampler
@@ -51,7 +53,7 @@ class Proposer:
         population: of samplers that evolve one.
         place: of the study.
         teller: is told the parameters of each whole proposal.
-        others: coordinators that work on the study already: each draws other random numbers.
+        salt: of the random numbers, where other coordinators work on the study already; "" for the first.
     """
 
     def __init__(
@@ -64,12 +66,12 @@ class Proposer:
         population: int,
         place: Place,
         teller: Teller,
-        others: int,
+        salt: str,
     ) -> None:
         self._study, self._config, self._space, self._data = study, config, space, facts
         self._population, self._place, self._teller = population, place, teller
         self._problem: Problem = facts.problem(config.budget)
-        self._coordinator = f" of coordinator {others}" if others else ""
+        self._salt = f" of {salt}" if salt else ""
         self._seen: dict[str, int] = {}
         self._asked = 0  # proposals so far, those of dead runs that come again not counted
 
@@ -81,11 +83,17 @@ class Proposer:
 
     def propose(self) -> Proposal | Rejected | None:
         """The next proposal; None for one that came to nothing, because others were faster."""
-        seed = derived_seed(self._config.seed, f"proposal {self._asked}{self._coordinator}")
+        seed = derived_seed(self._config.seed, f"proposal {self._asked}{self._salt}")
         self._study.sampler = make_sampler(self._config.sampler, seed, self._population)
         trial = self._study.ask()
-        self._place.own(trial)
         self._asked += 1
+        try:
+            return self._made(trial)
+        except UpdateFinishedTrialError:
+            return None  # this coordinator was away for so long that another one took it for dead
+
+    def _made(self, trial: optuna.Trial) -> Proposal | Rejected | None:
+        self._place.own(trial)
         try:
             architecture = self._space.propose(trial, self._problem)
         except UsageError as error:
@@ -110,7 +118,12 @@ class Proposer:
         seed = derived_seed(self._config.seed, architecture.key)
         images = {"train_images": self._data.train, "image_size": self._data.image_size}
         facts = describe(architecture) | {"seed": seed} | images
-        trial.set_user_attr(CANDIDATE, facts)
+        try:
+            trial.set_user_attr(CANDIDATE, facts)
+        except UpdateFinishedTrialError:
+            if origin == trial.number:
+                self._place.release(origin, forget=True)
+            raise
         self._seen[architecture.key] = trial.number
         return Proposal(trial, architecture, facts, origin, seed)
 
@@ -122,8 +135,10 @@ class Proposer:
         trials = self._study.get_trials(deepcopy=False)
         left = next(trial for trial in trials if trial.number == number)
         first = min((trial.number for trial in trials if trial.user_attrs.get(RETRY_OF) == number), default=retry)
-        return first == retry and (left.user_attrs.get(STATE) == INTERRUPTED or not left.state.is_finished())
+        told = left.state in (TrialState.COMPLETE, TrialState.PRUNED) and RESULT in left.user_attrs
+        return first == retry and not told and (was_interrupted(left) or not left.state.is_finished())
 
     def _drop(self, trial: optuna.Trial) -> None:
         trial.set_user_attr(STATE, INTERRUPTED)
-        self._study.tell(trial.number, state=TrialState.FAIL)
+        with suppress(ValueError):  # told meanwhile
+            self._study.tell(trial.number, state=TrialState.FAIL)

@@ -44,7 +44,7 @@ def _recover(
     revivals = int(attributes.get(REVIVALS, 0)) + 1
     if RESULT in attributes:
         teller.tell(trial, {**attributes.get(CANDIDATE, {}), **attributes[RESULT]})
-        if attributes[RESULT]["state"] == "failed":
+        if attributes[RESULT]["state"] in ("failed", "settled"):
             place.release(origin_of(frozen))
     elif queued:
         requeue(study, trial, frozen, None)

@@ -110,7 +110,8 @@ def _run(
     place.describe()
     with place.readable():
         plan = Plan(**study.user_attrs["igcsearch:plan"])
-    checkpoints = Checkpoints(Path(config.checkpoints) if config.checkpoints else place.folder / FOLDER)
+    named = None if config.checkpoints is None else Path(config.checkpoints) / question_name(config)
+    checkpoints = Checkpoints(named or place.folder / FOLDER)
     try:
         with place.writable():  # it makes a dead run's candidates whole
             if inherit.candidates:

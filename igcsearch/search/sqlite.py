@@ -115,8 +115,8 @@ class SqlitePlace(Place):
 
     # ------------------------------------------------------------------ for coordinators: the lock's holder is the only one
 
-    def enter(self, study: optuna.Study) -> int:
-        return 0
+    def enter(self, study: optuna.Study) -> str:
+        return ""
 
     def beat(self) -> bool:
         return False

@@ -80,8 +80,8 @@ class Place(ABC):
     # ------------------------------------------------------------------ for coordinators
 
     @abstractmethod
-    def enter(self, study: optuna.Study) -> int:
-        """A coordinator begins to work on the study. Returns how many others work on it already."""
+    def enter(self, study: optuna.Study) -> str:
+        """A coordinator begins to work on the study. Returns what tells it from others; "" where it is the only one."""
 
     @abstractmethod
     def beat(self) -> bool:
