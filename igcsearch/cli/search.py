@@ -137,7 +137,7 @@ def search(
         typer.Option(
             "--stopping",
             metavar="auto|none|halving|hyperband",
-            help="Early stopping; hyperband for the objective accuracy alone.",
+            help="Early stopping. auto: halving, from 30 candidates and 4 epochs on; against a cost by non-dominated rank.",
             rich_help_panel=_HOW,
         ),
     ] = "auto",

@@ -48,6 +48,8 @@ def write_report(study: Study, path: str | Path | None = None) -> Path:
     target = study.path / "report.html" if path is None else Path(path)
     page = render(collect(study, study.path))
     try:
+        if target.parent == study.path:  # a study on a server may have no folder here yet
+            study.path.mkdir(parents=True, exist_ok=True)
         atomic_write(target, page)
     except OSError as error:
         raise UsageError(

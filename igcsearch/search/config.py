@@ -225,7 +225,7 @@ def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -
             before, now = getattr(stored, name), getattr(asked, name)
         if before != now:
             was, given = _difference(before, now)
-            cure = f"resume it with its own {option}, or give another output folder"
+            cure = f"resume it with its own {option}, or give another output folder (on a server: another --study)"
             raise UsageError(f"{where} holds a study with {name} {was}, not {given}; {cure}")
 
 

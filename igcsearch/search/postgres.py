@@ -351,7 +351,7 @@ def _parse(url: str) -> sqlalchemy.URL:
     try:
         parsed = sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        hidden = re.sub(r"(//[^:/@]*):[^/]*@", r"\1:***@", url)
+        hidden = re.sub(r":(?!//)[^/]*@", ":***@", url)
         raise UsageError(f"{hidden!r} is no storage URL; give {DRIVER}://USER@HOST:PORT/DATABASE") from None
     if parsed.get_backend_name() != "postgresql":
         what = f"storage {parsed.render_as_string(hide_password=True)!r} is not PostgreSQL"

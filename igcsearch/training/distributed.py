@@ -201,11 +201,14 @@ def in_environment() -> bool:
 
 
 def check_devices(processes: int, place: torch.device) -> None:
-    """Refuse more processes than there are GPUs for; any number goes on the CPU.
+    """Refuse more processes than there are GPUs or cores for; two go on any machine.
 
     Raises:
         UsageError: with both numbers.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if place.type != "cuda" and processes > max(2, cores):
+        raise UsageError(f"{processes} devices were asked for, but this machine has {cores} cores; use at most {cores}")
     gpus = torch.cuda.device_count() if place.type == "cuda" else processes
     if processes > gpus:
         raise UsageError(

@@ -320,6 +320,7 @@ def test_an_unreachable_server_is_one_line_with_no_password(config, tmp_path, mo
         ("mysql://me:sesame@host/db", "is not PostgreSQL"),
         ("sqlite:///study.db", "is not PostgreSQL"),
         ("no url", "is no storage URL"),
+        ("me:sesame@host", "is no storage URL"),
         ("postgresql://me:sesame@host:port/db", "is no storage URL"),
     ],
 )

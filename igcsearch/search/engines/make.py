@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from igcsearch.search.config import SearchConfig
+from igcsearch.errors import UsageError
+from igcsearch.search.config import SearchConfig, available_cores
 
 from . import Engine
 
@@ -17,6 +18,14 @@ def make_engine(config: SearchConfig, folder: Path) -> Engine:
         folder: of the study, where checkpoints lie unless the configuration says otherwise.
     """
     if config.engine == "ray":
+        cores = available_cores()
+        for name in ("cpus_per_candidate", "devices_per_candidate"):
+            asked = getattr(config, name)
+            if config.address is None and asked is not None and asked > max(2, cores):
+                option = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{option} {asked} is more than the {cores} cores here; lower it, or join a cluster (--address)"
+                )
         from .ray_engine import RayEngine
 
         return RayEngine(config, folder)
