@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from ..errors import UsageError
 from ..search.config import available_cores
 from ..search.engines.ray_checks import check_nodes
 from ..search.engines.ray_cluster import RayCluster, Share, check_share
@@ -23,6 +25,8 @@ from .workers import OnMessage, run_one
 
 if TYPE_CHECKING:
     from .workers import Pool
+
+_PATIENCE = 600.0  # seconds in which a cluster may have no room for any job
 
 
 class Retrainer:
@@ -43,7 +47,8 @@ def run_on_ray(jobs: Sequence[Job], workers: int, on_message: OnMessage, pool: P
     """Run all jobs on a cluster; returns when each is done or has failed.
 
     Raises:
-        UsageError: a cluster that cannot be reached, has no room for one job, or whose nodes do not fit.
+        UsageError: a cluster that cannot be reached, has no room for one job (also later, for minutes), or whose nodes do not
+            fit.
     """
     if not jobs:
         return
@@ -51,7 +56,7 @@ def run_on_ray(jobs: Sequence[Job], workers: int, on_message: OnMessage, pool: P
     cluster = RayCluster(pool.address, workers * here)
     try:
         cluster.connect()
-        gpus = pool.gpus if pool.gpus is not None else float(cluster.total("GPU") > 0)
+        gpus = _gpus(jobs[0].device, pool.gpus, cluster.total("GPU"))
         share = Share(pool.cpus or (here if cluster.started_here else 1), gpus)
         check_share(cluster, share)
         if not cluster.started_here:
@@ -63,6 +68,19 @@ def run_on_ray(jobs: Sequence[Job], workers: int, on_message: OnMessage, pool: P
         cluster.close()
 
 
+def _gpus(device: str, asked: float | None, there: float) -> float:
+    """GPUs of each job, by the device that was asked for; this machine's are of no account."""
+    if device == "cpu":
+        if asked:
+            raise UsageError(f"{asked:g} GPUs of each retraining do not go with device 'cpu'; leave one of them out")
+        return 0.0
+    if device.startswith("cuda"):
+        if asked == 0:
+            raise UsageError(f"device {device!r} needs GPUs of each retraining above 0, not 0")
+        return asked or 1.0
+    return float(there > 0) if asked is None else asked
+
+
 def _run(jobs: Sequence[Job], cluster: RayCluster, share: Share, most: int, on_message: OnMessage) -> None:
     """As workers.run_jobs, with actors in the place of processes."""
     options: Any = ray.remote
@@ -71,8 +89,14 @@ def _run(jobs: Sequence[Job], cluster: RayCluster, share: Share, most: int, on_m
     running: dict[Any, tuple[Any, Job]] = {}  # the messages of a job that come
     idle: list[Any] = []
     device = "cuda" if share.gpus else "cpu"
+    roomy = time.monotonic()  # when there was room last
     try:
         while waiting or running:
+            if cluster.room(share) > 0:
+                roomy = time.monotonic()
+            elif time.monotonic() - roomy > _PATIENCE:
+                what = f"the cluster has had no room for a retraining for {_PATIENCE / 60:.0f} minutes"
+                raise UsageError(f"{what}; bring nodes back and start again: what is finished is kept")
             while waiting and len(running) < max(1, min(most, cluster.room(share))):
                 job = waiting.popleft()
                 attempts[job] += 1
@@ -86,7 +110,12 @@ def _run(jobs: Sequence[Job], cluster: RayCluster, share: Share, most: int, on_m
                     kind_of, values = ray.get(next(messages))
                 except (ray.exceptions.RayError, StopIteration) as error:
                     del running[messages]
-                    ray.kill(actor, no_restart=True)
+                    for lost in (
+                        actor,
+                        *idle,
+                    ):  # those that wait may have died with it: a new one costs seconds, a dead one
+                        ray.kill(lost, no_restart=True)  # an attempt of its next job
+                    idle.clear()
                     if attempts[job] < MAX_ATTEMPTS:
                         waiting.appendleft(job)
                     else:

@@ -37,11 +37,17 @@ class Setting:
     spec: DataSpec
     data: ImageData
     recipe: Recipe  # its seed is replaced, seed by seed
-    device: str
+    device: str  # of this machine
     workers: int
     threads: int  # of each worker
     tell: OnEvent
     pool: Pool | None = None  # None: processes of this machine
+    asked: str | None = None  # the device of retrainings on ray, whose nodes decide what it stands for; None: `device`
+
+    @property
+    def place(self) -> str:
+        """The device of the retrainings."""
+        return self.asked or self.device
 
 
 @dataclass
@@ -85,6 +91,9 @@ def make_setting(
 
         study = open_study(study)
     config = study.config
+    asked = device if pool is not None and pool.engine == "ray" else None
+    if asked is not None and asked.partition(":")[0] == "cuda":
+        device = "auto"  # this machine needs no GPU
     place = str(resolve_device(device))
     spec = replace(data or config.data, train_images=train_images)
     images = load_data(spec)
@@ -92,7 +101,7 @@ def make_setting(
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
     threads = max(1, _cores() // workers)
     tell = on_event or (lambda event: None)
-    return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool)
+    return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool, asked)
 
 
 def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -> list[Retrained]:
@@ -103,7 +112,7 @@ def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -
         for seed in range(seeds):
             recipe = replace(setting.recipe, seed=seed)
             parts = (setting.folder, result.candidate, setting.spec, setting.data, recipe)
-            result.jobs.append(make_job(*parts, setting.device, setting.threads))
+            result.jobs.append(make_job(*parts, setting.place, setting.threads))
     jobs = [job for result in results for job in result.jobs]
     records = {job: record for job in jobs if (record := finished(job)) is not None}
     waiting = [job for job in jobs if job not in records]
@@ -117,7 +126,7 @@ def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -
             len(records),
             min(setting.workers, max(1, len(waiting))),
             setting.threads,
-            setting.device,
+            setting.place,
         )
     )
     for job, record in records.items():

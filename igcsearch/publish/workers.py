@@ -72,7 +72,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_message: OnMessage, pool: Poo
             while waiting and len(running) < workers:
                 job = waiting.popleft()
                 attempts[job] += 1
-                worker = idle.pop() if idle else WorkerProcess(_work, threads=job.threads, name="igcsearch-retrain")
+                worker = _living(idle) or WorkerProcess(_work, threads=job.threads, name="igcsearch-retrain")
                 running[worker] = job
                 worker.send(job)
             for worker, died in wait_for(running):
@@ -93,6 +93,16 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_message: OnMessage, pool: Poo
     finally:
         for worker in (*idle, *running):
             worker.end()
+
+
+def _living(idle: list[WorkerProcess]) -> WorkerProcess | None:
+    """Take a process that waits for work; those that died meanwhile are put away."""
+    while idle:
+        worker = idle.pop()
+        if worker.process.is_alive():
+            return worker
+        worker.end()
+    return None
 
 
 def _work(channel: Channel) -> None:

@@ -170,7 +170,9 @@ class Coordinator:
 
     def measured(self, id: int, latency_ms: float) -> bool:
         """The latency of a candidate, before it is trained. False: it is over the budget, drop it."""
-        running, limit = self._running[id], self.config.budget.latency_ms
+        running, limit = self._running.get(id), self.config.budget.latency_ms
+        if running is None:
+            return False  # it was taken over
         running.latency_ms = latency_ms
         if limit is None or latency_ms <= limit:
             self._in_a_row = 0

@@ -208,6 +208,26 @@ def test_the_time_limit_ends_a_run_and_resume_goes_on(search, log):
     assert seen[0].resumed
 
 
+# The measured trap: with nothing under way, Tune asked for a candidate for 600 s, deaf to everything else.
+def test_an_idle_search_ticks_and_hears_ctrl_c(search, monkeypatch):
+    from igcsearch.search.coordinator import Coordinator
+    from igcsearch.search.engines.ray_engine import RayEngine
+
+    ticks = []
+
+    def stopping(engine):
+        engine.stop = len(ticks) >= 3
+        return engine.stop
+
+    monkeypatch.setattr(RayEngine, "_room", lambda self: 0)
+    monkeypatch.setattr(RayEngine, "_stopping", stopping)
+    monkeypatch.setattr(Coordinator, "tick", lambda self: ticks.append(1))
+    begin = time.monotonic()
+    _, seen = search(trials=2)
+    assert seen[-1].reason == "interrupted"
+    assert time.monotonic() - begin < 60
+
+
 def test_what_a_worker_notes_and_measures_is_told(search):
     study, seen = search(
         trials=2, settings={"note": "its checkpoint was damaged", "latency": 1}, budget=Budget(latency_ms=4)

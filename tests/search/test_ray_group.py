@@ -14,6 +14,35 @@ from igcsearch.search.engines.ray_guard import below
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, Recipe
 
+TRAINER = """
+import os
+from pathlib import Path
+
+import torch.distributed as dist
+
+from igcsearch.errors import UsageError
+from igcsearch.search.engines import trainer
+
+
+class Trainer(trainer.Trainer):
+    def time_step(self, job):
+        assert job.recipe["batch_size"] == 50
+        raise RuntimeError("CUDA out of memory")
+
+    def latency(self, job):
+        return 2000.0 if job.id == 3 else 1.0
+
+    def train(self, job, on_epoch, on_note, group):
+        first = job.attempt == 1
+        if job.id == 0 and first and group.rank == 1:
+            os.kill(os.getpid(), 9)
+        if job.id == 1:
+            raise UsageError("a cause of all")
+        if job.id == 2 and first and group.rank == 0:
+            raise ValueError("a cause of one")
+        return super().train(job, on_epoch, on_note, group)
+"""
+
 
 # The measured trap: stopping a Tune trial in which Ray Train runs left its processes behind; the next candidate waited for them.
 @pytest.mark.slow
@@ -60,3 +89,36 @@ def test_an_early_stop_does_not_deadlock_and_the_next_candidate_trains(tmp_path,
         time.sleep(0.2)
     assert set(below(os.getpid())) <= before
     assert not (tmp_path / "out" / "candidates").exists()
+
+
+# Rules: what all processes raise fails the candidate, what one alone comes upon (or its death) is tried again, nothing hangs.
+@pytest.mark.slow
+@pytest.mark.timeout(290)
+def test_a_group_whose_processes_die_raise_or_are_too_slow(tmp_path):
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    config = SearchConfig(
+        "digits",
+        DataSpec("digits", train_images=200),
+        Budget(params=8_000, latency_ms=1000),
+        Recipe(epochs=1, batch_size=100),
+        trials=3,
+        threads_per_worker=1,
+        engine="ray",
+        devices_per_candidate=2,
+    )
+    seen = []
+    engine = RayEngine(config, tmp_path / "out", trainer=f"{tmp_path / 'trainer.py'}:Trainer")
+    study = run_search(config, tmp_path / "out", engine=engine, on_event=seen.append)
+    found = {each.id: (each.state, each.reason) for each in study.candidates()}
+    print(found, [event for event in seen if isinstance(event, events.Retried | events.Noted)])
+    assert found[0] == ("complete", "")
+    assert found[1] == ("failed", "a cause of all")
+    assert found[2] == ("complete", "")
+    assert found[3][0] == "settled"
+    retried = {event.id: event.reason for event in seen if isinstance(event, events.Retried)}
+    assert set(retried) == {0, 2}
+    assert "a cause of one" in retried[2]
+    notes = [event.text for event in seen if isinstance(event, events.Noted)]
+    assert [note.startswith("its step could not be timed: RuntimeError: CUDA out of memory") for note in notes] == [
+        True
+    ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
@@ -49,7 +50,7 @@ class Bridge:
         stopped: True once the user wants it to end.
         place: device and threads of the workers, for the results of candidates that are stopped early.
         answer: called with a key and whether a candidate goes on, after each of its epochs; Tune is then not asked to stop it
-            (ray_group.py says why).
+            (ray_group.py says why). The key of its latency ends in "latency", that of an epoch in its number.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Bridge:
         self._seen = 0  # how many of Tune's trials were looked at
         self._first = True
         self._start_failures = 0
+        self._ever_ready = False  # a process has reported in this run
         self._ticked = 0.0
         self._roomy = time.monotonic()  # when there was room last
         self._ending = False
@@ -85,7 +87,8 @@ class Bridge:
     def suggest(self, tune_id: str) -> dict[str, Any] | str | None:
         """The next candidate for Tune to place; None if there is none now, FINISHED if there will be none."""
         if self._over():
-            return None
+            return Searcher.FINISHED
+        self._tick()  # with nothing to do, Tune asks for minutes before its next turn
         if any(each.timed for each in self._open.values()) or len(self._open) >= self._room():
             return None
         job = self._coordinator.next_job()
@@ -102,18 +105,22 @@ class Bridge:
         if running is None or "message" not in result:
             return True
         job, coordinator = running.job, self._coordinator
-        self._start_failures, running.ready = 0, True
+        self._start_failures, running.ready, self._ever_ready = 0, True, True
         for text in result["notes"]:
             coordinator.note(job.id, text)
         kind, value = result["message"]
         if kind == "ready":
             return False
+        running.timed = False  # also where the timing was left out
         if kind == "timed":
-            running.timed = False
             coordinator.emit(estimate(float(value), coordinator, self._workers))
             return False
-        if kind == "latency" and coordinator.measured(job.id, float(value)):
-            return False
+        if kind == "latency":
+            go_on = coordinator.measured(job.id, float(value))
+            if self._answer is not None:
+                self._answer(f"{tune_id}/latency", go_on)
+            if go_on or self._answer is not None:  # a group says "dropped" when it has ended
+                return False
         if kind == "epoch":
             running.records.append(value)
             go_on = coordinator.report(job.id, value)
@@ -137,7 +144,9 @@ class Bridge:
         if running is None or self._over():
             return
         reason = _reason(self._trials.get(tune_id))
-        if not running.ready:
+        if (
+            not running.ready and not self._ever_ready
+        ):  # a process that is used again says nothing before its first epoch
             self._start_failures += 1
             if self._start_failures >= _MAX_START_FAILURES:
                 raise UsageError(f"training processes end at their start ({reason}); see their messages in Ray's logs")
@@ -150,20 +159,7 @@ class Bridge:
             if trial.trial_id in self._open:
                 self._trials[trial.trial_id] = trial
         self._seen = len(trials)
-        now = time.monotonic()
-        if now - self._ticked < _TICK:
-            return
-        self._ticked = now
-        self._coordinator.tick()
-        for tune_id, trial in list(self._trials.items()):
-            if trial.status == "ERROR":  # a process that Tune could not use again: it does not say so otherwise
-                self.lost(tune_id)
-        if self._room() > 0:
-            self._roomy = now
-        elif now - self._roomy > _PATIENCE and not self._over():
-            raise UsageError(
-                f"the cluster has had no room for a candidate for {_PATIENCE / 60:.0f} minutes; bring nodes back and resume"
-            )
+        self._tick()
 
     def end_all(self) -> bool:
         """True if Tune is to end everything now; the workers are killed first, for Tune would wait for their epoch."""
@@ -178,6 +174,23 @@ class Bridge:
         return True
 
     # ------------------------------------------------------------------ private
+
+    def _tick(self) -> None:
+        """The coordinator's tick and what is to be looked at now and then, at most every `_TICK` seconds."""
+        now = time.monotonic()
+        if now - self._ticked < _TICK:
+            return
+        self._ticked = now
+        self._coordinator.tick()
+        for tune_id, trial in list(self._trials.items()):
+            if trial.status == "ERROR":  # a process that Tune could not use again: it does not say so otherwise
+                self.lost(tune_id)
+        if self._room() > 0:
+            self._roomy = now
+        elif now - self._roomy > _PATIENCE and not self._over():
+            raise UsageError(
+                f"the cluster has had no room for a candidate for {_PATIENCE / 60:.0f} minutes; bring nodes back and resume"
+            )
 
     def _over(self) -> bool:
         return self.error is not None or self._stopped() or self._coordinator.expired
@@ -201,7 +214,7 @@ class Bridge:
 
 def _reason(trial: Any) -> str:
     """Why a process ended, in words, from the error that Tune keeps of its trial."""
-    error = None if trial is None else trial.get_pickled_error() or trial.get_error()
+    error = _error(trial)
     text = "" if error is None else str(error)
     if "OutOfMemory" in type(error).__name__ or "out of memory" in text.lower() or "memory pressure" in text:
         return "its training process died (out of memory)"
@@ -215,6 +228,15 @@ def _reason(trial: Any) -> str:
     return f"its training process failed ({(text.strip().splitlines() or ['?'])[-1][:200]})"
 
 
+def _error(trial: Any) -> Any:
+    """What Tune keeps of the error of its trial, in its folder here: where Trial.get_error looks, it is only later."""
+    with suppress(Exception):  # no trial, no file, nothing that can be read
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    with suppress(Exception):
+        return Path(trial.error_file).read_text()
+    return None
+
+
 class Suggest(Searcher):
     """The bridge as Tune's search algorithm."""
 
@@ -225,7 +247,7 @@ class Suggest(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self._bridge is None:
             return Searcher.FINISHED
-        return _kept(self._bridge, None, self._bridge.suggest, trial_id)
+        return _kept(self._bridge, Searcher.FINISHED, self._bridge.suggest, trial_id)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error and self._bridge is not None:

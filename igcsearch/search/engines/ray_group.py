@@ -3,8 +3,11 @@
     driver (coordinator)  <- tune.report -  Tune function  <- Line -  process 0 of the group (processes 1 ... compute along)
                            - Answers ->                     - Line ->
 Tune is never asked to stop such a candidate: killing the function that waits for Ray Train would leave the group's processes
-behind. The coordinator's answer to each epoch travels back through `Answers` instead, `training.train` ends in all processes, and
-an early stop is an ordinary end. The processes are new for each candidate (about ten seconds), so this is for large candidates.
+behind. The coordinator's answer to each epoch, and to a latency, travels back through `Answers` instead; all processes end by
+themselves, and an early stop is an ordinary end. What all of them raise is the candidate's own and fails it; anything else, such
+as a process that died, ends the group and is told as lost, so that the candidate goes on from its checkpoint.
+
+The processes are new for each candidate (about ten seconds), so this is for large candidates.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
+from igcsearch.errors import UsageError
+from igcsearch.search.jobs import Job
+
 from .ray_worker import Task, make_trainer
 from .worker import described
 
-_LAST = ("finished", "failed", "refused")
+_LAST = ("finished", "failed", "refused", "dropped")
 
 
 @dataclass(frozen=True)
@@ -114,20 +120,21 @@ def train_candidate_in_group(config: dict[str, Any], task: Task, devices: Device
             fitting.join()  # its devices are free
             shutil.rmtree(place, ignore_errors=True)
         if kind == "over":
-            reason = (str(failures[0]).strip().splitlines() or ["?"])[-1] if failures else "it ended without a result"
-            raise RuntimeError(f"a process of its group died: {reason}")  # told to the coordinator as lost
+            raise RuntimeError(_why(failures[0] if failures else None))  # told to the coordinator as lost
         tune.report({"message": (kind, value), "notes": notes})
         if kind in _LAST:
             return
-        if kind == "epoch":
-            epochs += 1
-            line.answer.remote(ray.get(devices.answers.take.remote(f"{name}/{epochs}")))
+        if kind in ("epoch", "latency"):
+            epochs += kind == "epoch"
+            key = f"{name}/{epochs if kind == 'epoch' else kind}"
+            line.answer.remote(ray.get(devices.answers.take.remote(key)))
 
 
 def _process(config: dict[str, Any]) -> None:
     """One process of the group; process 0 speaks for all."""
     from ray.train import get_context
 
+    from igcsearch.training import TrainingDiverged
     from igcsearch.training.distributed import Group
 
     job, task, line = config["job"], config["task"], config["line"]
@@ -137,23 +144,51 @@ def _process(config: dict[str, Any]) -> None:
         ray.get(line.say.remote(kind, value, notes.copy()))
         notes.clear()
 
-    def on_epoch(record: dict[str, Any]) -> bool:
-        say("epoch", record)
+    def ask(kind: str, value: Any) -> bool:
+        say(kind, value)
         return bool(ray.get(line.answered.remote()))
 
     try:
         trainer: Any = make_trainer(task)[0]
+    except UsageError as error:
+        say("refused", str(error))
+        raise
+    try:
+        group = Group.current(task.spec.device)
         if first:
             say("ready", {})
             if config["time"]:
-                say("timed", trainer.time_step(job))  # by one device: the group is faster
-            if job.latency:
-                say("latency", trainer.latency(job))
-        result = trainer.train(job, on_epoch, notes.append, group=Group.current(task.spec.device))
-    except Exception as error:
-        if not first:
-            raise
+                seconds = _time_step(trainer, job, group.world_size, notes)
+                if seconds is not None:
+                    say("timed", seconds)
+        if job.latency and not group.lead(lambda: ask("latency", trainer.latency(job))):
+            if first:
+                say("dropped", None)
+            return
+        result = trainer.train(job, lambda record: ask("epoch", record), notes.append, group=group)
+    except (TrainingDiverged, UsageError) as error:  # raised by all, of which the first is heard
         say("failed", described(error))
-        return
+        raise  # of one process that ended quietly the others would wait
     if first:
         say("finished", result)
+
+
+def _time_step(trainer: Any, job: Job, processes: int, notes: list[str]) -> float | None:
+    """Seconds of a step with one device's share of a batch, which is all that one has to hold; None if even that fails."""
+    images = max(2, int(job.recipe["batch_size"]) // processes)
+    try:
+        return float(trainer.time_step(replace(job, recipe=job.recipe | {"batch_size": images})))
+    except Exception as error:  # only the estimate is missing
+        notes.append(f"its step could not be timed: {described(error)}")
+        return None
+
+
+def _why(error: BaseException | None) -> str:
+    """Why a group ended, in one line: that a process died, else what one raised."""
+    if error is None:
+        return "its group ended without a result"
+    raised = list(getattr(error, "worker_failures", {}).values())
+    if any(isinstance(getattr(each, "health_check_failure", each), ray.exceptions.RayError) for each in raised):
+        return "a process of its group died"
+    text = str((raised or [error])[0])
+    return f"its group ended: {(text.strip().splitlines() or ['?'])[-1]}"
