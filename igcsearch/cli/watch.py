@@ -63,11 +63,13 @@ class _Plain:
 
     def __init__(self) -> None:
         self._before: Any = None
+        self._line = ""
 
     def show(self, found: Look) -> None:
-        if found.changes != self._before:
-            self._before = found.changes
-            self._say(looks.line(found))
+        line = looks.line(found)
+        if found.changes != self._before and line != self._line:  # what changed may not be in the line
+            self._before, self._line = found.changes, line
+            self._say(line)
 
     def note(self, text: str) -> None:
         if text != self._before:

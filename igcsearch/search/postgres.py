@@ -70,6 +70,7 @@ class PostgresPlace(Place):
         self._token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._study_id = -1
         self._engine: sqlalchemy.Engine | None = None
+        self._opened: list[RDBStorage] = []
         self._pooled = False  # a coordinator keeps its connections; who only reads leaves none behind
         self._beaten = self._steady_since = self._swept = 0.0
 
@@ -103,6 +104,9 @@ class PostgresPlace(Place):
             yield
         finally:
             self._pooled = False
+            for storage in self._opened:  # whatever came of them
+                storage.engine.dispose()
+            self._opened.clear()
 
     def _refuse_another(self) -> None:
         """The folder of one study is not taken over by another."""
@@ -296,6 +300,8 @@ class PostgresPlace(Place):
                     with storage.engine.begin() as connection:
                         for table in _TABLES:
                             connection.execute(text(table))
+                if self._pooled:
+                    self._opened.append(storage)
                 return storage
             except DATABASE_ERRORS as error:
                 said, tried = short(error), time.monotonic() - begin

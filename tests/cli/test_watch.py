@@ -112,7 +112,7 @@ def test_beside_a_search_on_a_server(start: Callable[..., Any], postgres: Any, t
 
 def test_ctrl_c_ends_it_and_not_the_search(start: Callable[..., Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    search = start(SEARCH, out, json.dumps({"trials": 8, "workers": 1}), FAKE_EPOCH="0.3")
+    search = start(SEARCH, out, json.dumps({"trials": 8, "workers": 1}), FAKE_EPOCH="3")
     until(lambda: (out / "study.db").exists())
     watcher = start("-c", PROGRAM, "status", out, "--watch", "--interval", "0.2")
     assert "trained" in watcher.stdout.readline()

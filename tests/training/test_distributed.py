@@ -215,11 +215,13 @@ def test_torchruns_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Rule: both numbers and the way out; on the CPU any number goes.
+    # Rule: both numbers and the way out; on the CPU as many as there are cores, and two on any machine.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="2 devices were asked for, but torch finds 1 GPU here"):
         check_devices(2, torch.device("cuda"))
-    check_devices(8, torch.device("cpu"))
+    check_devices(2, torch.device("cpu"))
+    with pytest.raises(UsageError, match="10000 devices were asked for, but this machine has"):
+        check_devices(10_000, torch.device("cpu"))
 
 
 @pytest.mark.gpu
