@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from ..errors import UsageError
+from ..machine import available_cores
 from ..wording import clock, percent, plural
 from .models import Found, find
 from .output import say
@@ -109,8 +110,8 @@ def train_in_group(training: Training, devices: int | None = None) -> dict[str, 
         training: the same in all of them.
         devices: --devices, which must then be their number.
     """
+    from ..machine import end_with_parent
     from ..training.distributed import Group
-    from ..training.orphans import end_with_parent
 
     if "TORCHELASTIC_RUN_ID" in os.environ:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a process that waits for another does not hear Python's
@@ -189,8 +190,7 @@ def _agree(group: Group | None, work: Callable[[], T]) -> T:
 def _threads(given: int | None) -> int:
     """Threads of one of several processes: the machine's cores shared out."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return given or max(1, cores // here)
+    return given or max(1, available_cores() // here)
 
 
 def _announce(

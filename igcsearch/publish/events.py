@@ -6,19 +6,20 @@ SeedFailed, then FinalistsChosen and EntryWritten (publish) or Agreed (agreement
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
-class Event:
+class Event(ABC):
     """Base of all events."""
 
     @property
+    @abstractmethod
     def message(self) -> str:
         """The event in one line."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

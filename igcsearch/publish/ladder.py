@@ -9,20 +9,18 @@ fails does not end the others. The page of the zoo is igcsearch.report's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from ..entries import Entry, read_folder, user_zoo
 from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
 from ..search.retrained import read_json, write_json
 from .events import Note, RungDone, RungFailed, RungSearched, RungStarted
-from .rounds import OnEvent, check_numbers
+from .rounds import OnEvent, check_numbers, lock_held
 from .rung_search import Interrupted, Plan, View, count, rung_config, search_rung
 from .rungs import FOLDER, RUNG, Rung, check_against
 from .tables import is_generated, write_table
@@ -128,7 +126,7 @@ def build_zoo(
     )
     rung_config(study, rungs[0], plan, 1)  # a wrong value is said now
     zoo = Zoo(place)
-    with writable_zoo(place), _only_builder(study.path):
+    with writable_zoo(place), lock_held(study.path / FOLDER, f"another build is at work on the zoo of '{study.path}'"):
         for number, rung in enumerate(rungs, 1):
             plan.tell(RungStarted(rung.name, number, len(rungs), rung.words))
             try:
@@ -193,21 +191,3 @@ def _kept(parent: Study, rung: Rung, plan: Plan) -> RungResult | None:
 def _also(rung: Rung, entries: Sequence[Entry]) -> tuple[str, ...]:
     """The entries that won in other rungs too."""
     return tuple(entry.name for entry in entries if set(entry.metrics["provenance"]["rungs"]) - {rung.name})
-
-
-@contextmanager
-def _only_builder(folder: Path) -> Iterator[None]:
-    """Hold the lock on a study's rungs. Raises UsageError when another build is at work, or nothing can be written."""
-    base = folder / FOLDER
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(base / "lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another build is at work on the zoo of '{folder}'; wait for it to end") from None
-    except OSError as error:
-        raise UsageError(f"'{base}' cannot be written: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()

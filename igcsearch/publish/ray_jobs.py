@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ..errors import UsageError
-from ..search.config import available_cores
+from ..machine import available_cores
 from ..search.engines.ray_checks import check_nodes
 from ..search.engines.ray_cluster import RayCluster, Share, check_share
 from ..search.jobs import MAX_ATTEMPTS

@@ -6,7 +6,7 @@ Both `publish` and `agreement` go through here, so a candidate that one has retr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from ..errors import UsageError
+from ..machine import available_cores
 from ..search.retrained import FOLDER
 from ..training import DataSpec, default_recipe, load_data, resolve_device
 from .events import EpochDone, Event, Note, Planned, SeedDone, SeedFailed
@@ -99,7 +100,7 @@ def make_setting(
     images = load_data(spec)
     recipe = config.recipe or default_recipe(images, **config.given)
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
-    threads = max(1, _cores() // workers)
+    threads = max(1, available_cores() // workers)
     tell = on_event or (lambda event: None)
     return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool, asked)
 
@@ -152,16 +153,23 @@ def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -
     return results
 
 
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> AbstractContextManager[None]:
     """Hold the lock on a study's retrainings. Raises UsageError when another process retrains, or nothing can be written."""
-    place = folder / FOLDER
+    return lock_held(folder / FOLDER, f"'{folder}' is being published by another process")
+
+
+@contextmanager
+def lock_held(place: Path, taken: str) -> Iterator[None]:
+    """Make the folder `place` and hold its lock, which dies with this process.
+
+    Raises UsageError: `taken`, where another process holds it; a place that cannot be written.
+    """
     try:
         place.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place / "lock", timeout=0)
         lock.acquire()
     except Timeout:
-        raise UsageError(f"'{folder}' is being published by another process; wait for it to end") from None
+        raise UsageError(f"{taken}; wait for it to end") from None
     except OSError as error:
         raise UsageError(f"'{place}' cannot be written: {error.strerror or error}") from error
     try:
@@ -179,9 +187,3 @@ def check_numbers(**values: int | None) -> None:
 
 def _done(job: Job, record: dict[str, Any], *, reused: bool) -> SeedDone:
     return SeedDone(job.id, job.hash, job.seed, float(record["validation_accuracy"]), float(record["seconds"]), reused)
-
-
-def _cores() -> int:
-    from ..search.config import available_cores
-
-    return available_cores()

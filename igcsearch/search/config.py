@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from igcsearch.errors import UsageError, near
+from igcsearch.machine import available_cores
 from igcsearch.spec import Budget
 from igcsearch.training import DATA_NAMES, DataSpec, Recipe
 
@@ -245,11 +245,6 @@ def space_sha256(space: str) -> str | None:
         return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if file else None
     except OSError:
         return None
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_of(what: str, value: str, options: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from igcsearch.errors import UsageError, near
+from igcsearch.machine import available_cores
 from igcsearch.training.device import resolve_device
 
 BACKENDS = ("nccl", "gloo")
@@ -206,7 +207,7 @@ def check_devices(processes: int, place: torch.device) -> None:
     Raises:
         UsageError: with both numbers.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     if place.type != "cuda" and processes > max(2, cores):
         raise UsageError(f"{processes} devices were asked for, but this machine has {cores} cores; use at most {cores}")
     gpus = torch.cuda.device_count() if place.type == "cuda" else processes

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from igcsearch.errors import UsageError
-from igcsearch.training.orphans import end_with_parent
+from igcsearch.machine import end_with_parent
 
 RESTARTS = 3
 _REFUSED = "refused"  # file of a message for the user: no restart would help

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from igcsearch.errors import UsageError
+from igcsearch.machine import available_cores
 from igcsearch.search import SearchConfig
-from igcsearch.search.config import available_cores, check_same_question
+from igcsearch.search.config import check_same_question
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, Recipe
 

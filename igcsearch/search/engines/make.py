@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from igcsearch.errors import UsageError
-from igcsearch.search.config import SearchConfig, available_cores
+from igcsearch.machine import available_cores
+from igcsearch.search.config import SearchConfig
 
 from . import Engine
 

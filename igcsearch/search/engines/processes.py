@@ -6,7 +6,6 @@ Ctrl-C to the process that started it, and ends with that one, kill -9 included.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import queue
@@ -19,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-_PR_SET_PDEATHSIG = 1
+from igcsearch.machine import end_with_parent
 
 
 class WorkerProcess:
@@ -111,10 +110,7 @@ class Channel:
 def _live(pipe: Connection, parent: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """The process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    if sys.platform == "linux":  # the kernel ends this process with its parent, even where Python is stuck in a library
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(0)
+    end_with_parent(parent)
     work(Channel(pipe), *arguments)
 
 

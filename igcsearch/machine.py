@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, kill -9 of that one included. No dependencies."""
+"""What processes need to know of their machine: its cores, and the death of the one that started them. The lowest floor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import threading
 import time
 
 _PR_SET_PDEATHSIG = 1
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent(parent: int) -> None:
