@@ -268,7 +268,8 @@ def test_a_claim_that_was_not_given_back_is_found(postgres, tmp_path, config, fa
         patch.setenv("FAKE_DIVERGE", "")  # every one
         patch.setattr("igcsearch.search.coordinator.MIN_FAILURES", 1)
         assert run().status()["failed"] == 3
-    with sqlalchemy.create_engine(postgres.url).begin() as connection:
+    engine = sqlalchemy.create_engine(postgres.url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.begin() as connection:
         connection.execute(sqlalchemy.text("UPDATE igcsearch_claims SET counted = true"))
     assert run().status()["complete"] == 2
 
