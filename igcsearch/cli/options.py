@@ -174,7 +174,7 @@ CpusPerCandidate = Annotated[
         "--cpus-per-candidate",
         parser=count,
         metavar="N",
-        help="CPUs, and threads, of each training.",
+        help="CPUs, and threads, of each training. Default: 1 on a cluster, the cores shared out here.",
         rich_help_panel=RAY,
     ),
 ]

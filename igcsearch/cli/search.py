@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..wording import plural
 from . import options
 from .output import say
 from .study import print_candidates, write_page
@@ -322,7 +323,7 @@ def print_best(study: Study, most: int = 10) -> None:
         print("no candidate is complete yet")
         return
     front = {candidate.id for candidate in study.front()}
-    title = f"{min(most, len(complete))} best of {len(complete)} complete candidates"
+    title = f"{min(most, len(complete))} best of {plural(len(complete), 'complete candidate')}"
     print_candidates(complete[:most], title=title, marked=front)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ..wording import DASH, percent
+from ..wording import DASH, percent, plural
 from . import options
 from .options import AsJson, StudyDir, count
 from .output import print_json, print_table, say
@@ -89,7 +89,7 @@ def status(
         print(f"{state:<10} {found[state]}")
     if found["waiting"]:
         print(f"unfinished {found['waiting']} (they go on from their last epoch when the search is resumed)")
-    print(f"accepted   {percent(found['acceptance'])} of {found['proposals']} proposals")
+    print(f"accepted   {percent(found['acceptance'])} of {plural(found['proposals'], 'proposal')}")
     if best is None:
         print("best       none yet")
     else:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from .storage import DATABASE_ERRORS
 
 PATIENCE_S = 600.0  # for a server that is gone in the middle of a search
+_LOCK_TIMEOUT = "55P03"  # PostgreSQL's code: others held a lock for too long, which is no outage
 T = TypeVar("T")
 
 
@@ -31,15 +32,27 @@ class PatientStorage(RDBStorage):
         weakref.finalize(self, self.engine.dispose)  # readers need not close what they opened
 
 
+class _Outage:
+    """Since when this process waits for a server that is away: what one call waited, the next ones do not wait again."""
+
+    since: float | None = None
+
+
 def patient(call: Callable[[], T]) -> T:
-    """The call's result, repeated while the server is away, for PATIENCE_S at most."""
-    begin, pause = time.monotonic(), 0.2
+    """The call's result, repeated while the server is away, until PATIENCE_S after the outage began."""
+    pause = 0.2
     while True:
         try:
-            return call()
+            result = call()
         except DATABASE_ERRORS as error:
-            if not is_outage(error) or time.monotonic() - begin > PATIENCE_S:
+            if not is_outage(error):
                 raise
+            _Outage.since = time.monotonic() if _Outage.since is None else _Outage.since
+            if time.monotonic() - _Outage.since > PATIENCE_S:
+                raise
+        else:
+            _Outage.since = None
+            return result
         time.sleep(pause)
         pause = min(2 * pause, 5.0)
 
@@ -87,7 +100,7 @@ def is_outage(error: BaseException) -> bool:
     """True for a connection that broke or could not be made, and for a transaction that may simply be repeated."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, sqlalchemy.exc.DBAPIError):
+    if isinstance(error, sqlalchemy.exc.DBAPIError) and getattr(error.orig, "sqlstate", None) != _LOCK_TIMEOUT:
         return error.connection_invalidated or isinstance(
             error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
         )

@@ -37,6 +37,7 @@ from .storage import DATABASE_ERRORS, DESCRIPTION, Directions, Place, rdb, short
 BEAT_S = 5.0  # between signs of life
 GRACE_S = float(os.environ.get("IGCSEARCH_GRACE_S", "60"))  # without one: dead
 CONNECT_S = 10.0  # for one that does not answer at the start
+LOCK_S = 60  # for another that holds a lock of ours
 NOBODYS_S = 600.0  # after which a trial that no coordinator called its own is nobody's
 DRIVER = "postgresql+psycopg"
 
@@ -80,6 +81,8 @@ class PostgresPlace(Place):
 
     def exists(self) -> bool:
         storage = self._storage()
+        if storage is None:
+            return False
         try:
             with self.readable():
                 study_id = storage.get_study_id_from_name(self.name)
@@ -94,6 +97,7 @@ class PostgresPlace(Place):
     @contextmanager
     def held(self) -> Iterator[None]:
         self._refuse_another()
+        made = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -107,6 +111,9 @@ class PostgresPlace(Place):
             for storage in self._opened:  # whatever came of them
                 storage.engine.dispose()
             self._opened.clear()
+            if made:
+                with suppress(OSError):  # nothing came of it: it is empty
+                    self.folder.rmdir()
 
     def _refuse_another(self) -> None:
         """The folder of one study is not taken over by another."""
@@ -115,10 +122,12 @@ class PostgresPlace(Place):
             described = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
         other = (self.folder / "study.db").exists() or described.get("study", self.name) != self.name
         if other or described.get("storage", self.description()["storage"]) != self.description()["storage"]:
-            raise UsageError(f"{self.folder} holds another study; give another output folder (--out)")
+            raise UsageError(f"{self.folder} holds another study; give its own folder, or another one")
 
     def is_running(self, study: optuna.Study) -> bool | None:
         with self.readable(), _engine_of(study).connect() as connection:
+            if not _has_tables(connection, "igcsearch_coordinators"):
+                return None
             living = connection.execute(
                 text(
                     "SELECT count(*) FROM igcsearch_coordinators WHERE study_id = :study "
@@ -129,7 +138,8 @@ class PostgresPlace(Place):
         return bool(living)
 
     def create(self, directions: Directions, attributes: dict[str, Any]) -> optuna.Study:
-        storage = self._storage()
+        storage = self._storage(new=True)
+        assert storage is not None
         try:
             with _locked(storage.engine, f"study {self.name}"):
                 with suppress(DuplicatedStudyError):
@@ -147,7 +157,10 @@ class PostgresPlace(Place):
         return self.load()
 
     def load(self) -> optuna.Study:
+        self._refuse_another()
         storage = self._storage()
+        if storage is None:
+            raise UsageError(f"there is no {self.label}; no study was ever made there")
         with self.readable():
             try:
                 study = optuna.load_study(study_name=self.name, storage=storage)
@@ -278,8 +291,9 @@ class PostgresPlace(Place):
 
     # ------------------------------------------------------------------ the database
 
-    def _storage(self) -> RDBStorage:
-        """Optuna's storage, its tables and ours made where they are missing.
+    def _storage(self, *, new: bool = False) -> RDBStorage | None:
+        """Optuna's storage; None where no study was ever made. Only a `new` study makes tables, Optuna's and ours, so that who
+        reads needs no right to.
 
         Raises:
             UsageError: no answer within CONNECT_S, or one that refuses.
@@ -294,23 +308,31 @@ class PostgresPlace(Place):
         begin = time.monotonic()
         while True:
             try:
-                with _locked(engine, "igcsearch schema"):
-                    pool = {} if self._pooled else {"poolclass": sqlalchemy.pool.NullPool}
-                    storage = PatientStorage(url, engine_kwargs=options | pool)
-                    with storage.engine.begin() as connection:
-                        for table in _TABLES:
-                            connection.execute(text(table))
+                pool = {} if self._pooled else {"poolclass": sqlalchemy.pool.NullPool}
+                if new:
+                    with _locked(engine, "igcsearch schema"):
+                        storage = PatientStorage(url, engine_kwargs=options | pool)
+                        with storage.engine.begin() as connection:
+                            for table in _TABLES:
+                                connection.execute(text(table))
+                else:
+                    with engine.connect() as connection:
+                        if not _has_tables(connection, "studies", "igcsearch_claims"):
+                            return None
+                    storage = PatientStorage(url, engine_kwargs=options | pool, skip_table_creation=True)
                 if self._pooled:
                     self._opened.append(storage)
                 return storage
             except DATABASE_ERRORS as error:
                 said, tried = short(error), time.monotonic() - begin
-                waiting = "FATAL" not in said or "starting up" in said
+                secret = "password" in said
+                waiting = ("FATAL" not in said and not secret) or "starting up" in said
                 if is_outage(error) and waiting and tried < CONNECT_S:
                     time.sleep(0.5)
                     continue
                 what = f"cannot reach {where}" if is_outage(error) else f"cannot use {where}"
-                raise UsageError(f"{what} ({said}; tried for {tried:.0f} s); {self.cure}") from None
+                cure = "give the right password in the URL, PGPASSWORD or ~/.pgpass" if secret else self.cure
+                raise UsageError(f"{what} ({said}; tried for {tried:.0f} s); {cure}") from None
 
     def _write(self, statement: str, **values: Any) -> None:
         def once() -> None:
@@ -333,6 +355,7 @@ class PostgresPlace(Place):
 def _locked(engine: sqlalchemy.Engine, what: str) -> Iterator[None]:
     """One process at a time, by the server; the lock goes with the connection."""
     with engine.connect() as connection:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": _number(what)})
         connection.commit()
         try:
@@ -340,6 +363,10 @@ def _locked(engine: sqlalchemy.Engine, what: str) -> Iterator[None]:
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": _number(what)})
             connection.commit()
+
+
+def _has_tables(connection: sqlalchemy.Connection, *names: str) -> bool:
+    return all(connection.execute(text("SELECT to_regclass(:n)"), {"n": name}).scalar() for name in names)
 
 
 def _number(what: str) -> int:

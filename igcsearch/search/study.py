@@ -110,6 +110,7 @@ class Study:
         `waiting` candidates were under way when a run ended or died, and go on when the study is resumed; `active` says if a search
         is running now (None: unknown).
         """
+        self.config = self.place.stored_config(self.optuna)  # a run that resumes may have asked for more candidates
         active = self.place.is_running(self.optuna)  # first: a search that ends meanwhile leaves nothing running
         counts = Counter(candidate.state for candidate in self.candidates())
         best = self.best()

@@ -15,12 +15,13 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from igcsearch.errors import UsageError
-from igcsearch.search import open_study, run_search
+from igcsearch.search import open_study, patience, run_search
 from igcsearch.search import postgres as module
 from igcsearch.search.engines.local import LocalEngine
 from igcsearch.search.places import place_at
 from igcsearch.search.postgres import PostgresPlace
 from igcsearch.search.storage import close
+from igcsearch.spec import Budget
 
 PROCESS = Path(__file__).with_name("search_process.py")
 pytestmark = pytest.mark.timeout(180)
@@ -302,6 +303,68 @@ def test_the_folder_of_another_study_is_not_taken_over(postgres, tmp_path, confi
     with pytest.raises(UsageError, match="holds another study"):
         run_search(configured, tmp_path, storage=postgres.url, study_name="other")
     assert open_study(tmp_path).status()["complete"] == 1
+
+
+# Whoever may only read looks at a study without leaving a table behind, and where there is none is told so.
+def test_reading_needs_no_right_to_create(postgres, tmp_path, config, fakes):
+    configured = config(trials=1)
+    engine = LocalEngine(configured, trainer=fakes.TRAINER)
+    run_search(configured, tmp_path, storage=postgres.url, study_name="seen", engine=engine)
+    engine = sqlalchemy.create_engine(postgres.url, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in (
+            "CREATE DATABASE bare",
+            "CREATE ROLE reader LOGIN PASSWORD 'look'",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader",
+        ):
+            connection.execute(sqlalchemy.text(statement))
+    reading = sqlalchemy.make_url(postgres.url).set(username="reader", password="look")
+    opened = open_study(storage=reading.render_as_string(hide_password=False), study="seen")
+    assert opened.status()["complete"] == 1
+    bare = sqlalchemy.make_url(postgres.url).set(database="bare").render_as_string(hide_password=False)
+    with pytest.raises(UsageError, match="no study was ever made there"):
+        open_study(storage=bare, study="seen")
+    with sqlalchemy.create_engine(bare, poolclass=sqlalchemy.pool.NullPool).connect() as connection:
+        tables = connection.execute(sqlalchemy.text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"))
+        assert tables.scalar() == 0
+
+
+@pytest.mark.parametrize("said", ["fe_sendauth: no password supplied", "FATAL:  password authentication failed"])
+def test_a_wrong_password_is_said_at_once(postgres, monkeypatch, said):
+    def refuse(*_):  # the server of the tests trusts everybody
+        raise sqlalchemy.exc.OperationalError("connect", {}, Exception(f"connection failed: {said}"))
+
+    monkeypatch.setattr(module, "_has_tables", refuse)
+    begin = time.monotonic()
+    with pytest.raises(UsageError, match=r"password.*PGPASSWORD or ~/\.pgpass"):
+        open_study(storage=postgres.url, study="any")
+    assert time.monotonic() - begin < module.CONNECT_S / 2
+
+
+def test_a_start_that_failed_leaves_no_folder(postgres, tmp_path, config):
+    with pytest.raises(UsageError, match="smallest"):
+        run_search(config(budget=Budget(params=1)), tmp_path / "new", storage=postgres.url, study_name="none")
+    assert not (tmp_path / "new").exists()
+
+
+# What one call waited for a server that is away, the calls that follow it do not wait again.
+def test_an_outage_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
+
+    def away():
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("gone"))
+
+    for least in (0.5, 0.0):
+        begin = time.monotonic()
+        with pytest.raises(sqlalchemy.exc.OperationalError):
+            patience.patient(away)
+        assert least <= time.monotonic() - begin < least + 2
+    assert patience.patient(lambda: 1) == 1  # it is back: the next outage is waited for anew
+    begin = time.monotonic()
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        patience.patient(away)
+    assert time.monotonic() - begin >= 0.5
+    patience.patient(lambda: 1)
 
 
 def test_an_unreachable_server_is_one_line_with_no_password(config, tmp_path, monkeypatch):
