@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from igcsearch.entries import create_model, list_models, load
+    from igcsearch.publish.export import export
     from igcsearch.search import open_study
     from igcsearch.spec import Architecture, Block, Budget, Factor, Problem
     from igcsearch.training import DataSpec, Recipe, evaluate, train
@@ -21,6 +22,7 @@ else:
         "create_model": "igcsearch.entries",
         "list_models": "igcsearch.entries",
         "load": "igcsearch.entries",
+        "export": "igcsearch.publish.export",
         "open_study": "igcsearch.search",
         "Architecture": "igcsearch.spec",
         "Block": "igcsearch.spec",
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "create_model",
     "evaluate",
+    "export",
     "list_models",
     "load",
     "open_study",

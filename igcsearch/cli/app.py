@@ -7,14 +7,16 @@ torch, numpy, pandas, Optuna and Ray take seconds to import.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from .. import __version__
 from ..errors import UsageError, near
-from . import models, search, study, train, zoo
+from . import export, models, search, study, train, zoo
 
 DEBUG = "IGCSEARCH_DEBUG"
 
@@ -38,6 +40,7 @@ app.command("profile", rich_help_panel="Networks")(models.profile)
 app.command("check", rich_help_panel="Networks")(models.check)
 app.command("train", rich_help_panel="Networks")(train.train)
 app.command("evaluate", rich_help_panel="Networks")(train.evaluate)
+app.command("export", rich_help_panel="Networks")(export.export)
 
 
 def _print_version(value: bool) -> None:
@@ -57,6 +60,7 @@ def _options(
 
 def main() -> None:
     """The command `igcsearch`. Exit status: 0 done, 1 a failure, 2 something the user can mend, 130 interrupted."""
+    interrupted = _interruptions()
     try:
         try:
             status = app(standalone_mode=False) if len(sys.argv) > 1 else app(["--help"], standalone_mode=False) or 2
@@ -71,10 +75,25 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if interrupted:  # in the middle of an import, say, which then fails in a way of its own
+            sys.exit(130)
         line = _one_line(str(error)) or type(error).__name__
         _end(f"error: {type(error).__name__}: {line} (set {DEBUG}=1 to see the traceback)", error, 1)
     else:
         sys.exit(status)  # None, or what typer.Exit carries; Ctrl-C is 130
+
+
+def _interruptions() -> list[int]:
+    """Ctrl-C as Python has it; the list that is returned gets an item for each."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    return seen
 
 
 def _explained(error: Exception) -> str:

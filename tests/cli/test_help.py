@@ -11,7 +11,19 @@ import pytest
 
 import igcsearch as package
 
-COMMANDS = ["search", "status", "pareto", "publish", "report", "list", "profile", "check", "train", "evaluate"]
+COMMANDS = [
+    "search",
+    "status",
+    "pareto",
+    "publish",
+    "report",
+    "list",
+    "profile",
+    "check",
+    "train",
+    "evaluate",
+    "export",
+]
 HEAVY = ["torch", "torchvision", "numpy", "pandas", "optuna", "ray", "scipy", "sklearn", "plotly", "sqlalchemy", "PIL"]
 
 
