@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from ..errors import UsageError
-from ..machine import available_cores
+from ..machine import available_cores, keep_freed_memory
 from ..wording import clock, percent, plural
 from .models import Found, find
 from .output import say
@@ -70,6 +70,7 @@ def run(training: Training, devices: int | None) -> dict[str, Any] | None:
     """
     from ..training.distributed import in_environment
 
+    keep_freed_memory()
     if not in_environment():
         written = _run(training, devices)
     elif os.environ["RANK"] == "0":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..spec import Architecture, Block
 from .layers import ACTIVATIONS, FactorLayer, step_layers
-from .products import multiplied_out
+from .products import planned
+
+if TYPE_CHECKING:
+    from .inference import InferenceNetwork
 
 EXECUTIONS = ("auto", "plain")
 
@@ -25,7 +28,7 @@ class BlockLayer(nn.Module):
         self.steps = nn.ModuleList(step_layers(block.steps))
         self.shortcut = None if block.shortcut is None else nn.Sequential(*step_layers(block.shortcut))
         self.execution = "auto"
-        self.plan = multiplied_out(list(self.steps))  # a plain list: it shares the steps' parameters and owns none
+        self.plan = planned(list(self.steps))  # a plain list: it shares the steps' parameters and owns none
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Run the product as planned, or factor by factor where the execution is plain."""
@@ -42,7 +45,7 @@ class Network(nn.Module):
 
     Args:
         architecture: what to build; kept as `network.architecture`.
-        execution: "auto" multiplies narrow linear products out (products.py); "plain" runs factor by factor with stock
+        execution: "auto" runs linear products fused or multiplied out (products.py); "plain" runs factor by factor with stock
             group convolutions, as the specification reads. Same parameters and state dict, same results to rounding.
 
     Raises:
@@ -69,6 +72,12 @@ class Network(nn.Module):
             if isinstance(module, BlockLayer):
                 module.execution = execution
         return self
+
+    def optimize_for_inference(self, example: Tensor | None = None, *, measure: bool = True) -> InferenceNetwork:
+        """The same network for inference, as fast as this machine runs it; see `plans.optimize_for_inference`."""
+        from .plans import optimize_for_inference
+
+        return optimize_for_inference(self, example, measure=measure)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to pooled features (N, features)."""

@@ -1,10 +1,12 @@
-"""Linear products of 1x1 factors run as the one matrix that they are. Floor 3.
+"""Linear products of 1x1 factors, which stand in IGC blocks with nothing between them, and the ways to run one. Floor 3.
 
-Between the factors of an IGC product stands nothing, so W = P_L W_L ... P_1 W_1 can be multiplied out (C_out x C_in, a small
-product of block-diagonal matrices) and applied as a single 1x1 convolution; gradients flow through the multiplication
-into the factors, whose parameters are all there is. Every shuffle vanishes into the indexing. Small networks train about 1.6
-times as fast as with stock group convolutions (docs/measurements.md). It executes C_in * C_out multiply-adds a position,
-which is why wide products stay factored.
+W = P_L W_L ... P_1 W_1 runs, with the same parameters and to rounding the same results,
+
+- fused (fused/): factor after factor on tiles that stay in the cache, one read and one write of the activation;
+- multiplied out: as the one matrix that it is (C_out x C_in), through which gradients flow into the factors;
+- stock: one group convolution and one copy for the shuffle a factor.
+
+Which one is a static table, so that one seed gives the same numbers on one machine; docs/measurements.md has the figures.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..spec.permutations import invert
+from .fused import fused_available, product, wiring
 from .layers import FactorLayer
 
 #: Widest product that is multiplied out: above it stock group convolutions win on a CPU (docs/measurements.md).
 WIDEST = 160
+#: Narrowest product that runs fused: below it the call costs more than the work.
+NARROWEST = 12
+WAYS = ("fused", "multiplied", "stock")
 
 
 class LinearProduct:
-    """Consecutive 1x1 factors without norm, bias or activation between them, multiplied out at each call.
+    """A factor of any kernel and the 1x1 factors behind it, or 1x1 factors alone; no norm, bias or activation between them.
 
     No module: the parameters belong to `layers`, which the block owns. (N, C_in, H, W) to (N, C_out, H, W).
 
@@ -34,6 +40,14 @@ class LinearProduct:
 
     def __init__(self, layers: Sequence[FactorLayer], before: FactorLayer | None = None) -> None:
         self.layers = tuple(layers)
+        factors = [layer.factor for layer in layers]
+        self.way: str | None = None  # one of WAYS instead of the table's
+        self.widest = max(max(factor.in_channels, factor.out_channels) for factor in factors)
+        self.spatial = factors[0].kernel_size > 1
+        self.stride = factors[0].stride
+        self._before = before
+        self._groups = [factor.groups for factor in factors]
+        self._index = wiring(factors, None if before is None else before.factor.order)
         self._columns = None if before is None else torch.tensor(invert(before.factor.order))
         self._rows = tuple(torch.tensor(layer.factor.order) for layer in layers)
 
@@ -49,13 +63,33 @@ class LinearProduct:
         return total if self._columns is None else total[:, self._columns]
 
     def __call__(self, x_NCHW: Tensor) -> Tensor:
-        """One 1x1 convolution by the multiplied-out matrix, then the last factor's norm and activation."""
-        return self.layers[-1].finish(F.conv2d(x_NCHW, self.matrix()[:, :, None, None]))
+        """The product, then the last factor's norm and activation."""
+        way = self.way or self.choice(x_NCHW)
+        if way == "fused":
+            self._follow(x_NCHW.device)
+            weights = [layer.conv.weight for layer in self.layers]
+            y_NCHW = product(x_NCHW, weights, self._index, self._groups, stride=self.stride)
+        elif way == "multiplied":
+            y_NCHW = F.conv2d(x_NCHW, self.matrix()[:, :, None, None])
+        else:
+            y_NCHW = x_NCHW if self._before is None else self._before.shuffle(x_NCHW)
+            for layer in self.layers:
+                y_NCHW = layer.shuffle(layer.conv(y_NCHW))
+        return self.layers[-1].finish(y_NCHW)
+
+    def choice(self, x_NCHW: Tensor) -> str:
+        """The table's way for such an input."""
+        kind = x_NCHW.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_NCHW.dtype
+        if kind == "cpu" and self.widest >= NARROWEST and fused_available(kind, dtype):
+            return "fused"
+        return "multiplied" if self.widest <= WIDEST and not self.spatial else "stock"
 
     def _follow(self, device: torch.device) -> None:
         """Move the indices to where the weights have been moved."""
         if self._rows[0].device != device:
             self._rows = tuple(rows.to(device) for rows in self._rows)
+            self._index = self._index.to(device)
             self._columns = None if self._columns is None else self._columns.to(device)
 
 
@@ -70,10 +104,10 @@ def _block_diagonal(layer: FactorLayer) -> Tensor:
     return (blocks_GOK[:, :, None, :] * eye_GG[:, None, :, None]).reshape(factor.out_channels, factor.in_channels)
 
 
-def multiplied_out(layers: Sequence[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
-    """The same product with its linear runs of 1x1 factors (at most WIDEST wide) replaced by `LinearProduct`s.
+def planned(layers: Sequence[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
+    """The same product with its linear runs of 1x1 factors replaced by `LinearProduct`s.
 
-    The shuffle behind a factor that leads into a run moves into the run's matrix.
+    The shuffle behind a factor that leads into a run moves into the run.
     """
     plan: list[Callable[[Tensor], Tensor]] = []
     start = 0
@@ -95,10 +129,10 @@ def multiplied_out(layers: Sequence[nn.Module]) -> list[Callable[[Tensor], Tenso
 
 
 def _run_length(layers: Sequence[nn.Module], start: int) -> int:
-    """How many layers from `start` on are one linear product worth multiplying out; 0 if none."""
+    """How many layers from `start` on are one linear product with a branch in it; 0 if none."""
     length = 0
     for layer in layers[start:]:
-        if not isinstance(layer, FactorLayer) or not _is_pointwise(layer):
+        if not isinstance(layer, FactorLayer) or not (_is_pointwise(layer) or (not length and _is_spatial(layer))):
             break
         length += 1
         if not _is_bare(layer):
@@ -109,10 +143,16 @@ def _run_length(layers: Sequence[nn.Module], start: int) -> int:
     return length if grouped else 0
 
 
+def _is_spatial(layer: FactorLayer) -> bool:
+    """True for a k x k factor that runs faster fused: not a channel-wise one, nor a dense one."""
+    factor = layer.factor
+    grouped = factor.groups > 1 and factor.branch_width > 1
+    return grouped and factor.kernel_size > 1 and factor.dilation == 1 and factor.stride <= 2 and not factor.bias
+
+
 def _is_pointwise(layer: FactorLayer) -> bool:
     factor = layer.factor
-    widest = max(factor.in_channels, factor.out_channels)
-    return factor.kernel_size == 1 and factor.stride == 1 and not factor.bias and widest <= WIDEST
+    return factor.kernel_size == 1 and factor.stride == 1 and not factor.bias
 
 
 def _is_bare(layer: FactorLayer) -> bool:

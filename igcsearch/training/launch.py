@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from igcsearch.errors import UsageError
-from igcsearch.machine import end_with_parent
+from igcsearch.machine import end_with_parent, keep_freed_memory
 
 RESTARTS = 3
 _REFUSED = "refused"  # file of a message for the user: no restart would help
@@ -98,6 +98,7 @@ def _live(parent: int, folder: str, work: Callable[..., Any], arguments: tuple[A
     """One process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group: nothing here is worth a traceback
     end_with_parent(parent)
+    keep_freed_memory()
     try:
         result = work(*arguments)
     except BaseException as error:

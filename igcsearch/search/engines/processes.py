@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from igcsearch.machine import end_with_parent
+from igcsearch.machine import end_with_parent, keep_freed_memory
 
 
 class WorkerProcess:
@@ -111,6 +111,7 @@ def _live(pipe: Connection, parent: int, work: Callable[..., None], arguments: t
     """The process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     end_with_parent(parent)
+    keep_freed_memory()
     work(Channel(pipe), *arguments)
 
 

@@ -21,6 +21,7 @@ from ray import tune
 
 from igcsearch import __version__
 from igcsearch.errors import UsageError
+from igcsearch.machine import keep_freed_memory
 from igcsearch.search.jobs import DataFacts
 
 from .worker import TrainerLike, WorkerSpec, described, find_trainer
@@ -114,6 +115,7 @@ def make_trainer(task: Task) -> tuple[TrainerLike, bool]:
             if ours != theirs:
                 cure = "install the same on every node, and resume"
                 raise UsageError(f"node {socket.gethostname()}, which joined, has {ours}, the search {theirs}; {cure}")
+        keep_freed_memory()
         kind = find_trainer(task.spec.trainer)
         if task.images is None:
             trainer = kind(task.spec)

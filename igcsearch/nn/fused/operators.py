@@ -1,0 +1,368 @@
+"""Linear products of factors as torch operators: `product`, with its gradient, and `folded`, a whole block at inference. Floor 3.
+
+A product is one factor of any odd kernel and stride, then pointwise factors; or pointwise factors alone. Its wiring, all
+permutations, is one int32 tensor: for each factor the rows of the step before in the order in which it reads them, then for each
+row of the last factor the output channel that it becomes.
+
+Shape legend: N batch, C channels, H W map; a weight is (C_out, K, S, S), as `nn.Conv2d` has it, padded by S // 2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from igcsearch.spec import Factor
+from igcsearch.spec.permutations import Order, identity, invert
+
+from .library import kernels
+from .reference import reference
+
+_DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
+MOST_FACTORS = 32  # of one call; kernels.cpp has the same number
+#: Activations that `folded` runs inside, with their numbers in kernels.h.
+ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "relu6": 2, "hardswish": 3}
+_CACHED = 131_072  # numbers of one buffer of rows, which lies in a core's cache
+
+
+def fused_available(device: torch.device | str, dtype: torch.dtype, *, spatial: bool = False) -> bool:
+    """True if products run fused there (`spatial`: those that begin with a k x k factor, too); elsewhere the operators give the
+    same by stock ones."""
+    kind = torch.device(device).type
+    if dtype not in _DTYPES.get(kind, ()):
+        return False
+    if kind == "cuda":
+        from . import gpu
+
+        return not spatial and gpu.available()
+    return kernels() is not None
+
+
+def wiring(factors: Sequence[Factor], before: Order | None = None) -> Tensor:
+    """The index tensor of a product.
+
+    Args:
+        factors: in order, with their shuffles; all but the first are pointwise.
+        before: a shuffle that is still to be applied to the input, shape (C_in,).
+    """
+    reads = [identity(factors[0].in_channels) if before is None else before]
+    reads += [factor.order for factor, _ in pairwise(factors)]
+    parts = [*reads, invert(factors[-1].order)]
+    return torch.from_numpy(np.concatenate(parts).astype(np.int32))
+
+
+def product(
+    x_NCHW: Tensor,
+    weights: Sequence[Tensor],
+    index: Tensor,
+    groups: Sequence[int],
+    bias: Tensor | None = None,
+    stride: int = 1,
+) -> Tensor:
+    """The product of the factors. (N, C_in, H, W) to (N, C_out, H', W'), in the memory format of the input.
+
+    Under autocast it runs in autocast's dtype; sums are in float32 in any case. What no kernel serves runs by stock operators.
+
+    Args:
+        x_NCHW: float32 or bfloat16 (on a GPU also float16) run fused.
+        weights: of each factor, (C_out, K, S, S); S is 1 from the second on.
+        index: see `wiring`; on the device of x.
+        groups: branches of each factor.
+        bias: (C_out,), added at the end.
+        stride: of the first factor.
+    """
+    kind = x_NCHW.device.type
+    if torch.is_autocast_enabled(kind):
+        x_NCHW = x_NCHW.to(torch.get_autocast_dtype(kind))
+    wanted = weights[0].shape[1] * groups[0]
+    if x_NCHW.dim() != 4 or x_NCHW.shape[1] != wanted:
+        raise RuntimeError(f"expected an input of shape (N, {wanted}, H, W), got {tuple(x_NCHW.shape)}")
+    if x_NCHW.dtype not in _DTYPES.get(kind, ()) or len(weights) > MOST_FACTORS:
+        return reference(x_NCHW, weights, index, groups, bias, stride)
+    result: Tensor = torch.ops.igcsearch.product(x_NCHW, list(weights), index, list(groups), bias, stride)
+    return result
+
+
+# ---------------------------------------------------------------- the trainable operator
+
+
+@torch.library.custom_op("igcsearch::product", mutates_args=())
+def _product(
+    x: Tensor, weights: list[Tensor], index: Tensor, groups: list[int], bias: Tensor | None, stride: int
+) -> Tensor:
+    x = _dense(x)
+    if not _fused(x, weights, stride):
+        return reference(x, weights, index, groups, bias, stride).contiguous(memory_format=_format(x))
+    if x.is_cuda:
+        from . import gpu
+
+        return gpu.product(x, weights, index, groups, bias)
+    y = _output(x, weights, stride)
+    rows = None if bias is None else bias.float()[index[-weights[-1].shape[0] :].long()].contiguous()
+    laid = [_laid(weight) for weight in weights]
+    numbers = _common(x, y, laid, index, groups, stride)
+    if rows is not None:
+        numbers[-2] = rows.data_ptr()
+    _call("igc_forward", [x.data_ptr(), x.shape[1], y.data_ptr(), y.shape[1], 0, 0], numbers)
+    return y
+
+
+@_product.register_fake
+def _(x: Tensor, weights: list[Tensor], index: Tensor, groups: list[int], bias: Tensor | None, stride: int) -> Tensor:
+    return _output(x, weights, stride)
+
+
+@torch.library.custom_op("igcsearch::product_backward", mutates_args=())
+def _product_backward(
+    dy: Tensor, x: Tensor, weights: list[Tensor], index: Tensor, groups: list[int], stride: int, need_x: bool
+) -> list[Tensor]:
+    """The gradients of the weights, then that of x (empty unless needed)."""
+    x = _dense(x)
+    dy = dy.to(x.dtype).contiguous(memory_format=_format(x))
+    if not _fused(x, weights, stride):
+        return _reference_backward(dy, x, weights, index, groups, stride, need_x)
+    if x.is_cuda:
+        from . import gpu
+
+        dx, gradients = gpu.product_backward(dy, x, weights, index, groups, need_x)
+        return [*(g.to(w.dtype) for g, w in zip(gradients, weights, strict=True)), x.new_empty(0) if dx is None else dx]
+    laid = [_laid(weight) for weight in weights]
+    gradients = [torch.empty_like(weight) for weight in laid]
+    dx = torch.empty_like(x) if need_x else x.new_empty(0)
+    numbers = _common(x, dy, laid, index, groups, stride, gradients)
+    _call(
+        "igc_backward", [x.data_ptr(), x.shape[1], dy.data_ptr(), dy.shape[1], dx.data_ptr() if need_x else 0], numbers
+    )
+    return [*(g.view(w.shape).to(w.dtype) for g, w in zip(gradients, weights, strict=True)), dx]
+
+
+@_product_backward.register_fake
+def _(
+    dy: Tensor, x: Tensor, weights: list[Tensor], index: Tensor, groups: list[int], stride: int, need_x: bool
+) -> list[Tensor]:
+    return [*(torch.empty_like(weight) for weight in weights), torch.empty_like(x) if need_x else x.new_empty(0)]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weights, index, ctx.groups, bias, ctx.stride = inputs
+    ctx.save_for_backward(x, index, *weights)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    x, index, *weights = ctx.saved_tensors
+    need_x, need_bias = ctx.needs_input_grad[0], ctx.needs_input_grad[4]
+    *gradients, dx = torch.ops.igcsearch.product_backward(dy, x, weights, index, ctx.groups, ctx.stride, need_x)
+    dbias = dy.sum(dim=(0, 2, 3)).to(ctx.bias_dtype) if need_bias else None
+    return dx if need_x else None, gradients, None, None, dbias, None
+
+
+_product.register_autograd(_backward, setup_context=_remember)
+
+
+# ---------------------------------------------------------------- whole blocks at inference
+
+
+@torch.library.custom_op("igcsearch::folded", mutates_args=())
+def folded(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    index: Tensor,
+    groups: list[int],
+    stride: int,
+    activations: list[int],
+    residual: Tensor | None,
+    final: int,
+) -> Tensor:
+    """A product of factors, each with a bias and an activation, then `final(product + residual)`; for inference only.
+
+    Args:
+        x, weights, index, groups, stride: as in `product`.
+        biases: of each factor, (C_out,), by row: before its shuffle; an empty tensor for none.
+        activations, final: numbers of ACTIVATIONS.
+        residual: of the output's shape, or None.
+    """
+    x = _dense(x)
+    if not _fused(x, weights, stride) or x.is_cuda:
+        return _folded_by_stock(x, weights, biases, index, groups, stride, activations, residual, final)
+    y = _output(x, weights, stride)
+    laid, rows = [_laid(weight) for weight in weights], [_laid(bias) for bias in biases]
+    numbers = _common(x, y, laid, index, groups, stride, biases=rows, activations=activations)
+    more = None if residual is None else residual.to(y.dtype).contiguous(memory_format=_format(x))
+    head = [x.data_ptr(), x.shape[1], y.data_ptr(), y.shape[1], 0 if more is None else more.data_ptr(), final]
+    _call("igc_forward", head, numbers)
+    return y
+
+
+@folded.register_fake
+def _(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    index: Tensor,
+    groups: list[int],
+    stride: int,
+    activations: list[int],
+    residual: Tensor | None,
+    final: int,
+) -> Tensor:
+    return _output(x, weights, stride)
+
+
+def _folded_by_stock(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    index: Tensor,
+    groups: list[int],
+    stride: int,
+    activations: list[int],
+    residual: Tensor | None,
+    final: int,
+) -> Tensor:
+    at, layout = 0, _format(x)
+    for i, (weight, bias, count) in enumerate(zip(weights, biases, groups, strict=True)):
+        read = weight.shape[1] * count
+        x = x[:, index[at : at + read].long()]
+        at += read
+        b = bias.to(x.dtype) if bias.numel() else None
+        x = F.conv2d(x, weight.to(x.dtype), b, stride if i == 0 else 1, weight.shape[2] // 2, groups=count)
+        x = _NUMBERED[activations[i]](x)
+    x = x[:, index[at:].long().argsort()]
+    x = x if residual is None else x + residual
+    return _NUMBERED[final](x).contiguous(memory_format=layout)
+
+
+_NUMBERED: dict[int, Callable[[Tensor], Tensor]] = {0: lambda x: x, 1: torch.relu, 2: F.relu6, 3: F.hardswish}
+
+
+class Folded:
+    """`folded` with all but the activations given once, which saves most of a call's time.
+
+    Args: as `folded`; the tensors are float32 on the CPU and stay alive with this object.
+    """
+
+    def __init__(
+        self,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        index: Tensor,
+        groups: list[int],
+        stride: int,
+        activations: list[int],
+    ) -> None:
+        self.fixed = (weights, biases, index, groups, stride, activations)
+        self._known: dict[tuple[Any, ...], tuple[list[int], Any]] = {}
+
+    def __call__(self, x_NCHW: Tensor, residual: Tensor | None = None, final: int = 0) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H', W')."""
+        weights, biases, index, groups, stride, activations = self.fixed
+        if torch.compiler.is_compiling() or x_NCHW.dtype is not torch.float32 or x_NCHW.is_cuda or kernels() is None:
+            y: Tensor = folded(x_NCHW, weights, biases, index, groups, stride, activations, residual, final)
+            return y
+        x = _dense(x_NCHW)
+        layout = _format(x)
+        key = (*x.shape, layout, torch.get_num_threads())
+        if key not in self._known:
+            like = _output(x, weights, stride)
+            numbers = _common(x, like, weights, index, groups, stride, biases=biases, activations=activations)
+            head = [0, x.shape[1], 0, like.shape[1], 0, 0]
+            self._known[key] = list(like.shape), (ctypes.c_int64 * (len(head) + len(numbers)))(*head, *numbers)
+        shape, numbers_of = self._known[key]
+        arguments = type(numbers_of).from_buffer_copy(numbers_of)  # other threads may call at the same time
+        y = torch.empty(shape, memory_format=layout)
+        more = None if residual is None else residual.contiguous(memory_format=layout)
+        arguments[0], arguments[2], arguments[5] = x.data_ptr(), y.data_ptr(), final
+        if more is not None:
+            arguments[4] = more.data_ptr()
+        library = kernels()
+        assert library is not None
+        library.igc_forward(arguments)
+        return y
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _fused(x: Tensor, weights: list[Tensor], stride: int) -> bool:
+    return fused_available(x.device, x.dtype, spatial=weights[0].shape[2] > 1 or stride > 1)
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    """Channels last where the tensor is laid out so and not also contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The tensor itself where it is contiguous in either format."""
+    return x.contiguous(memory_format=_format(x))
+
+
+def _output(x: Tensor, weights: list[Tensor], stride: int) -> Tensor:
+    n, _, height, width = x.shape
+    area = weights[0].shape[2]
+    size = [(side + 2 * (area // 2) - area) // stride + 1 for side in (height, width)]
+    return torch.empty((n, weights[-1].shape[0], *size), dtype=x.dtype, device=x.device, memory_format=_format(x))
+
+
+def _laid(weight: Tensor) -> Tensor:
+    """A weight in float32, contiguous."""
+    return weight.detach().float().contiguous()
+
+
+def _reference_backward(
+    dy: Tensor, x: Tensor, weights: list[Tensor], index: Tensor, groups: list[int], stride: int, need_x: bool
+) -> list[Tensor]:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(need_x)
+        weights = [weight.detach().requires_grad_() for weight in weights]
+        wanted = [*weights, x] if need_x else weights
+        found = torch.autograd.grad(reference(x, weights, index, groups, None, stride), wanted, dy)
+    return [*found] if need_x else [*found, x.new_empty(0)]
+
+
+def _tile(x: Tensor, weights: list[Tensor]) -> int:
+    """Pixels of a tile: as many as leave two buffers of rows in a core's cache, within limits that were found best."""
+    widest = max(x.shape[1], *(weight.shape[0] for weight in weights))
+    return max(64, min(512, _CACHED // widest))
+
+
+def _common(
+    x: Tensor,
+    y: Tensor,
+    weights: list[Tensor],
+    index: Tensor,
+    groups: list[int],
+    stride: int,
+    gradients: list[Tensor] | None = None,
+    *,
+    biases: list[Tensor] | None = None,
+    activations: list[int] | None = None,
+) -> list[int]:
+    """What both calls of the kernels begin with: see kernels.cpp."""
+    last, half = int(_format(x) is torch.channels_last), int(x.dtype is torch.bfloat16)
+    n, _, height, width = x.shape
+    numbers = [n, height, width, y.shape[2], y.shape[3], weights[0].shape[2], stride, last, half]
+    numbers += [torch.get_num_threads(), _tile(x, weights), len(weights), index.data_ptr()]
+    for i, (weight, count) in enumerate(zip(weights, groups, strict=True)):
+        gradient = 0 if gradients is None else gradients[i].data_ptr()
+        bias = biases[i].data_ptr() if biases is not None and biases[i].numel() else 0
+        numbers += [count, weight.shape[1], weight.shape[0] // count, weight.data_ptr(), gradient, bias]
+        numbers.append(activations[i] if activations is not None else 0)
+    return numbers
+
+
+def _call(name: str, head: list[int], numbers: list[int]) -> None:
+    library = kernels()
+    assert library is not None
+    numbers = head + numbers
+    getattr(library, name)((ctypes.c_int64 * len(numbers))(*numbers))

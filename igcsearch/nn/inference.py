@@ -1,0 +1,265 @@
+"""A network made ready for inference: norms folded into weights, each block run in the way that was fastest where it will run.
+
+Floor 3. The ways of a block ("plans"), which all give the same to rounding:
+
+- fused: factors in one pass over memory, each run of them beginning with a k x k factor or 1x1 ones (fused/);
+- split: k x k factors by stock convolutions, the 1x1 factors between them fused;
+- collapsed: runs of linear 1x1 factors multiplied out to one dense matrix, the rest by stock convolutions;
+- stock: one convolution and one shuffle a factor.
+
+Which one is measured (plans.py) on an example input, or a static table where nothing was measured.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UsageError
+from ..spec import Factor
+from ..spec.permutations import Order, identity, invert
+from .fused import fused_available, wiring
+from .fused.operators import ACTIVATIONS as FUSED_ACTIVATIONS
+from .fused.operators import MOST_FACTORS, Folded
+from .layers import ACTIVATIONS, FactorLayer, shuffle_layer
+from .network import BlockLayer, Network
+
+PLANS = ("fused", "split", "collapsed", "stock")
+
+
+class FoldedFactor(NamedTuple):
+    """A factor with its norm folded in: weight and bias by row, that is before the shuffle; bias None for none."""
+
+    factor: Factor
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def linear(self) -> bool:
+        """True if nothing but a shuffle stands behind it."""
+        return self.factor.activation is None
+
+
+@torch.no_grad()
+def fold(layer: FactorLayer) -> FoldedFactor:
+    """Batch norm, by its running statistics, moved into the convolution; in float32."""
+    weight, bias = layer.conv.weight.detach().float(), layer.conv.bias
+    bias = None if bias is None else bias.detach().float()
+    if isinstance(layer.norm, nn.BatchNorm2d):
+        norm = layer.norm
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight.float() / torch.sqrt(norm.running_var.float() + norm.eps)
+        back = torch.tensor(invert(layer.factor.order)).to(weight.device)
+        by_row = scale[back]  # the norm stands behind the shuffle
+        shift = (norm.bias.float() - norm.running_mean.float() * scale)[back]
+        weight = weight * by_row[:, None, None, None]
+        bias = shift if bias is None else bias * by_row + shift
+    return FoldedFactor(layer.factor, weight.contiguous(), bias)
+
+
+class StockFactor(nn.Module):
+    """A folded factor by one stock convolution; the shuffle only where the next part does not take it over."""
+
+    def __init__(self, part: FoldedFactor, shuffled: bool) -> None:
+        super().__init__()
+        self.factor = part.factor
+        self.register_buffer("weight", part.weight)
+        self.register_buffer("bias", part.bias)
+        self.shuffle = shuffle_layer(part.factor.order, part.factor.groups) if shuffled else nn.Identity()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H', W')."""
+        factor = self.factor
+        padding = factor.dilation * (factor.kernel_size // 2)
+        y_NCHW = F.conv2d(
+            x_NCHW,
+            cast(Tensor, self.weight),
+            cast("Tensor | None", self.bias),
+            factor.stride,
+            padding,
+            factor.dilation,
+            factor.groups,
+        )
+        return cast(Tensor, self.shuffle(ACTIVATIONS[factor.activation](y_NCHW)))
+
+
+class CollapsedRun(nn.Module):
+    """Linear 1x1 factors as the one dense matrix that they are, and the last one's activation."""
+
+    def __init__(self, parts: Sequence[FoldedFactor], before: Order) -> None:
+        super().__init__()
+        matrix, shift = torch.eye(parts[0].factor.in_channels)[torch.tensor(before)], None
+        for part in parts:
+            rows = torch.tensor(part.factor.order)
+            weight = part.weight.cpu()
+            groups = part.factor.groups
+            matrix = torch.bmm(
+                weight.view(groups, -1, part.factor.branch_width), matrix.view(groups, part.factor.branch_width, -1)
+            )
+            matrix = matrix.flatten(0, 1)
+            shift = None if shift is None else F.conv2d(shift[None, :, None, None], weight, groups=groups).flatten()
+            if part.bias is not None:
+                shift = part.bias.cpu() if shift is None else shift + part.bias.cpu()
+            matrix, shift = matrix[rows], None if shift is None else shift[rows]
+        self.activation = parts[-1].factor.activation
+        self.register_buffer("weight", matrix[:, :, None, None].contiguous().to(parts[0].weight.device))
+        self.register_buffer("bias", None if shift is None else shift.to(parts[0].weight.device))
+
+    @property
+    def macs_per_place(self) -> int:
+        """Multiply-adds executed for each pixel."""
+        return cast(Tensor, self.weight).numel()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H, W)."""
+        return ACTIVATIONS[self.activation](
+            F.conv2d(x_NCHW, cast(Tensor, self.weight), cast("Tensor | None", self.bias))
+        )
+
+
+class FusedRun(nn.Module):
+    """Folded factors in one pass: one of any kernel, then 1x1 ones. Takes a residual and the activation behind it along."""
+
+    def __init__(self, parts: Sequence[FoldedFactor], before: Order) -> None:
+        super().__init__()
+        none = torch.empty(0)
+        factors = [part.factor for part in parts]
+        self._run = Folded(
+            [part.weight for part in parts],
+            [none if part.bias is None else part.bias.contiguous() for part in parts],
+            wiring(factors, before),
+            [factor.groups for factor in factors],
+            factors[0].stride,
+            [FUSED_ACTIVATIONS[factor.activation] for factor in factors],
+        )
+
+    def forward(self, x_NCHW: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H', W')."""
+        return self._run(x_NCHW, residual, FUSED_ACTIVATIONS[activation])
+
+
+class PlannedBlock(nn.Module):
+    """A block for inference, by one of PLANS. (N, C_in, H, W) to (N, C_out, H', W')."""
+
+    def __init__(self, layer: BlockLayer, plan: str) -> None:
+        super().__init__()
+        self.plan, self.activation = plan, layer.activation
+        self.parts = nn.ModuleList(planned_parts(list(layer.steps), plan))
+        self.shortcut = None if layer.shortcut is None else nn.Sequential(*planned_parts(list(layer.shortcut), plan))
+        self.takes_rest = isinstance(self.parts[-1], FusedRun) and layer.activation in FUSED_ACTIVATIONS
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """The product, its shortcut, the activation."""
+        residual = None if self.shortcut is None else self.shortcut(x_NCHW)
+        y_NCHW = x_NCHW
+        for part in self.parts[:-1] if self.takes_rest else self.parts:
+            y_NCHW = part(y_NCHW)
+        if self.takes_rest:
+            return cast(Tensor, self.parts[-1](y_NCHW, residual, self.activation))
+        if residual is not None:
+            y_NCHW = y_NCHW + residual
+        return ACTIVATIONS[self.activation](y_NCHW)
+
+
+def planned_parts(layers: Sequence[nn.Module], plan: str) -> list[nn.Module]:
+    """The layers of a product as modules for inference; what is no factor stays as it is."""
+    parts: list[nn.Module] = []
+    at, before = 0, None
+    while at < len(layers):
+        layer = layers[at]
+        if not isinstance(layer, FactorLayer):
+            parts.append(copy.deepcopy(layer))
+            at += 1
+            continue
+        length = _run_length(layers[at:], plan)
+        folded = [fold(cast(FactorLayer, one)) for one in layers[at : at + max(length, 1)]]
+        order = identity(layer.factor.in_channels) if before is None else before
+        before = None
+        at += len(folded)
+        if length:
+            parts.append((CollapsedRun if plan == "collapsed" else FusedRun)(folded, order))
+        else:  # its shuffle goes along with the next run, where there is one
+            ahead = at < len(layers) and _run_length(layers[at:], plan) > 0
+            parts.append(StockFactor(folded[0], shuffled=not ahead))
+            before = layer.factor.order if ahead else None
+    return parts
+
+
+def _run_length(layers: Sequence[nn.Module], plan: str) -> int:
+    """How many of the first layers run as one; 0: the first runs by itself."""
+    length = 0
+    if plan == "stock":
+        return 0
+    for layer in layers[:MOST_FACTORS]:
+        if not isinstance(layer, FactorLayer):
+            break
+        factor = layer.factor
+        pointwise = factor.kernel_size == 1 and factor.stride == 1
+        opening = plan == "fused" and not length and factor.dilation == 1 and factor.stride <= 8
+        if not pointwise and not opening:
+            break
+        if plan != "collapsed" and factor.activation not in FUSED_ACTIVATIONS:
+            break
+        length += 1
+        if plan == "collapsed" and factor.activation is not None:
+            break
+    grouped = any(cast(FactorLayer, layer).factor.groups > 1 for layer in layers[:length])
+    return length if grouped else 0
+
+
+class InferenceNetwork(nn.Module):
+    """A network for inference alone: images (N, in_channels, H, W), float32, to logits (N, num_classes).
+
+    Args:
+        network: trained; it is left as it is.
+        plans: of the stem and then of each block, in order.
+        channels_last: memory format that images are brought into.
+    """
+
+    def __init__(self, network: Network, plans: Sequence[str], channels_last: bool) -> None:
+        super().__init__()
+        layers = block_layers(network)
+        if len(plans) != len(layers):
+            raise UsageError(
+                f"{len(plans)} plans were given for {len(layers)} blocks; give one for each, the stem first"
+            )
+        self.architecture = network.architecture
+        self.plans, self.channels_last = tuple(plans), channels_last
+        self.blocks = nn.ModuleList(PlannedBlock(layer, plan) for layer, plan in zip(layers, plans, strict=True))
+        self.head = nn.Sequential(*planned_parts(list(network.head), "collapsed"))
+        self.classifier = copy.deepcopy(network.classifier)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Images to logits."""
+        if self.channels_last:
+            x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x_NCHW = block(x_NCHW)
+        return cast(Tensor, self.classifier(self.head(x_NCHW).mean(dim=(2, 3))))
+
+
+def block_layers(network: Network) -> list[BlockLayer]:
+    """The stem and the blocks, in order."""
+    return [
+        network.stem,
+        *(cast(BlockLayer, layer) for stage in network.stages for layer in cast(nn.Sequential, stage)),
+    ]
+
+
+def default_plan(layer: BlockLayer, device: torch.device) -> str:
+    """The static table: what was found best where nothing is measured (docs/measurements.md)."""
+    if not fused_available(device, torch.float32) or device.type != "cpu":
+        return "stock"
+    channel_wise = any(
+        isinstance(step, FactorLayer) and step.factor.kernel_size > 1 and step.factor.branch_width == 1
+        for step in layer.steps
+    )
+    return "split" if channel_wise else "fused"

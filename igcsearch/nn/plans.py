@@ -1,0 +1,175 @@
+"""Which way each block runs at inference: measured where it will run, and remembered for the device. Floor 3.
+
+`optimize_for_inference` times the ways of inference.py on the very shapes of an example, all of them in turn, and takes the
+fastest by the median; networks share what was found, block by block, through one JSON file a device in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import atomic_write
+from .fused.library import source_hash
+from .inference import PLANS, InferenceNetwork, PlannedBlock, block_layers, default_plan
+from .network import BlockLayer, Network
+
+RUNS = 9  # timed passes of a way, after one that is not
+ENOUGH_S = 0.15  # of one way: slow blocks are timed less often, never under three times
+
+
+def optimize_for_inference(
+    network: Network, example: Tensor | None = None, *, measure: bool = True
+) -> InferenceNetwork:
+    """The network for inference: norms folded, every block by its fastest plan. Same results to rounding; float32.
+
+    Args:
+        network: in any mode; it is left as it is.
+        example: images (N, in_channels, H, W) on the device where it will run; None: one image of the architecture's size on the
+            network's device. Plans are for its batch, size, and the number of threads of torch.
+        measure: False takes the static table.
+
+    Returns:
+        An `InferenceNetwork`; its `plans` say what was chosen.
+    """
+    device = next(network.parameters()).device
+    if example is None:
+        architecture = network.architecture
+        example = torch.zeros(
+            1, architecture.in_channels, architecture.image_size, architecture.image_size, device=device
+        )
+    if not measure:
+        return InferenceNetwork(network, [default_plan(layer, device) for layer in block_layers(network)], False)
+    known = _Known(device)
+    candidates = []
+    for channels_last in (False, True):
+        plans, seconds = _fastest(network, example, channels_last, known)
+        candidates.append((seconds, InferenceNetwork(network, plans, channels_last)))
+    known.save()
+    candidates.sort(key=lambda found: found[0])
+    if candidates[1][0] < 1.1 * candidates[0][0]:  # too near for the sum of blocks to say
+        timed = _in_turn([partial(net, example) for _, net in candidates])
+        return candidates[timed.index(min(timed))][1]
+    return candidates[0][1]
+
+
+def block_ms(layer: BlockLayer, x_NCHW: Tensor, plans: Sequence[str] = PLANS, runs: int = RUNS) -> dict[str, float]:
+    """Milliseconds of a block by each of the plans: medians of passes in turn, in inference mode."""
+    ways = [PlannedBlock(layer, plan).to(x_NCHW.device).eval() for plan in plans]
+    found = _in_turn([partial(way, x_NCHW) for way in ways], runs)
+    return dict(zip(plans, found, strict=True))
+
+
+def _fastest(network: Network, example: Tensor, channels_last: bool, known: _Known) -> tuple[list[str], float]:
+    """The best plan of every block, and their milliseconds together."""
+    x_NCHW = example.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    blocks = (block for _, block in network.architecture.blocks())
+    plans, total = [], 0.0
+    for layer, block in zip(block_layers(network), blocks, strict=True):
+        key = _key(block.text, x_NCHW, channels_last)
+        times = known.times.get(key)
+        if times is None:
+            times = known.times[key] = block_ms(layer, x_NCHW, _distinct(layer))
+        plan = min(times, key=lambda plan: times[plan])
+        plans.append(plan)
+        total += times[plan]
+        with torch.inference_mode():
+            x_NCHW = PlannedBlock(layer, plan).eval()(x_NCHW)
+    return plans, total
+
+
+def _distinct(layer: BlockLayer) -> list[str]:
+    """The plans of a block that differ in what runs."""
+    found: dict[tuple[Any, ...], str] = {}
+    for plan in PLANS:
+        block = PlannedBlock(layer, plan)
+        shape = tuple(str(part) for part in block.parts)
+        kinds = (*(type(part).__name__ for part in block.modules()), shape)
+        found.setdefault(kinds, plan)
+    return list(found.values())
+
+
+@torch.inference_mode()
+def _in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float]:
+    """Median milliseconds of each call, the calls taking turns, after one pass that is not timed."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+    first = []
+    for call in calls:
+        call()
+        wait()
+        begin = time.perf_counter()
+        call()
+        wait()
+        first.append(time.perf_counter() - begin)
+    runs = max(3, min(runs, int(ENOUGH_S / max(*first, 1e-6)))) if len(first) > 1 else runs
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(runs):
+        for call, into in zip(calls, times, strict=True):
+            wait()
+            begin = time.perf_counter()
+            call()
+            wait()
+            into.append(1e3 * (time.perf_counter() - begin))
+    return [statistics.median(into) for into in times]
+
+
+def _key(text: str, x_NCHW: Tensor, channels_last: bool) -> str:
+    shape = "x".join(map(str, x_NCHW.shape))
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:12]} {shape} {'last' if channels_last else 'first'}"
+
+
+class _Known:
+    """What was measured on a device before: key -> plan -> milliseconds. Of this torch, these kernels, this number of threads."""
+
+    def __init__(self, device: torch.device) -> None:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+        facts = [name, torch.__version__, source_hash(), str(torch.get_num_threads())]
+        label = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        self._path = cache_folder() / f"{label}.json"
+        self._facts = facts
+        self.times: dict[str, dict[str, float]] = {}
+        try:
+            held = json.loads(self._path.read_text(encoding="utf-8"))
+            self.times = {
+                key: {p: float(ms) for p, ms in ways.items() if p in PLANS} for key, ways in held["blocks"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        self._before = len(self.times)
+
+    def save(self) -> None:
+        """Write what is new; a cache that cannot be written is done without."""
+        if len(self.times) == self._before:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(self._path, json.dumps({"facts": self._facts, "blocks": self.times}, indent=1) + "\n")
+        except OSError:
+            pass
+
+
+def cache_folder() -> Path:
+    """Where plans are remembered."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("igcsearch") / "plans"
+
+
+def _processor() -> str:
+    """The processor's name."""
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
