@@ -6,6 +6,13 @@ typedef float uvec __attribute__((vector_size(4 * IGC_LANES), aligned(4), may_al
 typedef int32_t ivec __attribute__((vector_size(4 * IGC_LANES)));
 typedef uint16_t hvec __attribute__((vector_size(2 * IGC_LANES), aligned(2), may_alias));
 typedef uint32_t wvec __attribute__((vector_size(4 * IGC_LANES)));
+#if !defined(IGC_X86)
+#define IGC_HOLD(v)
+#elif IGC_LANES == 16
+#define IGC_HOLD(v) __asm__("" : "+v"(v))
+#else
+#define IGC_HOLD(v) __asm__("" : "+x"(v))
+#endif
 #define FORCED inline __attribute__((always_inline))
 #define INLINE static FORCED
 #define FORCED_LAMBDA __attribute__((always_inline))
@@ -569,5 +576,6 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
 #include "spatial.h"
 
 #undef INLINE
+#undef IGC_HOLD
 #undef FORCED
 #undef FORCED_LAMBDA

@@ -29,7 +29,7 @@ _DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch
 MOST_FACTORS = 32  # of one call; kernels.cpp has the same number
 #: Activations that `folded` runs inside, with their numbers in kernels.h.
 ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "relu6": 2, "hardswish": 3}
-_CACHED = 131_072  # numbers of one buffer of rows, which lies in a core's cache
+_CACHED = 200_000  # numbers of one buffer of rows, which lies in a core's cache
 
 
 def fused_available(device: torch.device | str, dtype: torch.dtype, *, spatial: bool = False) -> bool:

@@ -205,7 +205,10 @@ INLINE void filter(const float* planes, int64_t plane, int64_t pitch, const floa
         for (int dx = 0; dx < 3; dx++) {
             const float* x = planes + (row % S * S + dx % S) * plane + row / S * pitch + dx / S;
             vec part[V];
-            for (int v = 0; v < V; v++) part[v] = load(x + v * LANES);
+            for (int v = 0; v < V; v++) {
+                part[v] = load(x + v * LANES);
+                IGC_HOLD(part[v]);  // once, and not again for each line
+            }
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
                 int dy = row - S * r;
