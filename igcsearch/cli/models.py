@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -14,6 +15,8 @@ from .output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..entries import Entry
+    from ..nn import Network
+    from ..nn.inference import InferenceNetwork
     from ..spec import Architecture
 
 
@@ -114,12 +117,19 @@ def profile(
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="float32|bfloat16|float16", help="Number format for the latency.")
     ] = "float32",
+    optimize: Annotated[
+        bool,
+        typer.Option(
+            "--optimize", help="Also time it optimized for inference: norms folded, fastest plan of each block."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Count and time a network: parameters, multiply-adds (closed form, and as fvcore counts them), latency.
 
     One multiply-add is one MAC; 'macs' and 'macs_fvcore' hold convolutions and linear layers only, 'fvcore_total' all that
-    fvcore counts. Latency is in milliseconds for one batch. Example: igcsearch profile NAME --batch 32
+    fvcore counts, 'macs_executed' what runs here for one image: more than the specification's where a product is multiplied
+    out. Latency is in milliseconds for one batch. Example: igcsearch profile NAME --batch 32 --optimize
     """
     found = find(network)
     from ..nn import build, measure
@@ -129,6 +139,14 @@ def profile(
     model = build(found.architecture, seed=0).eval()
     counted, total = measure.fvcore_macs(model)
     timed = measure.latency(model, device=str(where), batch=batch, threads=threads, dtype=dtype)
+    executed = measure.macs_executed(model)
+    optimized: dict[str, Any] = {}
+    if optimize:
+        if dtype != "float32":
+            raise UsageError(f"--optimize runs in float32, not {dtype}; leave --dtype out")
+        ready = _optimized(model, str(where), batch, threads)
+        again = measure.latency(ready, device=str(where), batch=batch, threads=threads)
+        optimized = {"plans": list(ready.plans), "macs_executed": measure.macs_executed(ready), "latency": again}
     blocks: list[dict[str, Any]] = []
     side = found.architecture.image_size
     for name, block in found.architecture.blocks():
@@ -138,7 +156,9 @@ def profile(
     cost = found.architecture.cost
     if as_json:
         counts = {"params": cost.params, "macs": cost.macs, "macs_fvcore": counted, "fvcore_total": total}
-        print_json({"name": found.name, **counts, "latency_ms": timed["median_ms"], "latency": timed, "blocks": blocks})
+        counts["macs_executed"] = executed
+        times = {"latency_ms": timed["median_ms"], "latency": timed, **({"optimized": optimized} if optimize else {})}
+        print_json({"name": found.name, **counts, **times, "blocks": blocks})
         return
     rows = [
         [
@@ -158,7 +178,28 @@ def profile(
         f"MACs              {cost.macs:,} (closed form), {counted:,} (fvcore, conv + linear), {total:,} (fvcore, all)"
     )
     setting = f"{timed.get('device', where)}, {plural(timed.get('threads', threads), 'thread')}, batch {batch}, {dtype}"
+    print(f"MACs executed     {executed:,}")
     print(f"latency           median {timed['median_ms']:.3f} ms, p90 {timed['p90_ms']:.3f} ms ({setting})")
+    if optimize:
+        again = optimized["latency"]
+        print(f"optimized         median {again['median_ms']:.3f} ms, p90 {again['p90_ms']:.3f} ms; ", end="")
+        names = Counter(optimized["plans"])
+        blocks_by_plan = ", ".join(f"{plural(number, 'block')} {name}" for name, number in names.most_common())
+        print(f"{blocks_by_plan}; {optimized['macs_executed']:,} MACs executed")
+
+
+def _optimized(model: Network, device: str, batch: int, threads: int) -> InferenceNetwork:
+    """The network for inference, its plans measured with that many threads."""
+    import torch
+
+    from ..nn.measure import example_images
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return model.to(device).optimize_for_inference(example_images(model, batch).to(device))
+    finally:
+        torch.set_num_threads(before)
 
 
 def check(network: Model, as_json: AsJson = False) -> None:

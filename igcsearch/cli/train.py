@@ -126,6 +126,9 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option("--batch-size", parser=options.count, metavar="N", help="Images at once.")
     ] = 512,
+    optimize: Annotated[
+        bool, typer.Option("--optimize", help="Run it optimized for inference (same results to rounding).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a network's accuracy on the test split of a data set, with the network's own input size and normalisation.
@@ -138,6 +141,7 @@ def evaluate(
             f"evaluate needs an entry with weights; {network!r} is an architecture alone; 'igcsearch train' makes one of it"
         )
     from ..entries import load
+    from ..nn.measure import example_images
     from ..training import evaluate as evaluate_network
     from ..training import load_data, resolve_device
 
@@ -153,7 +157,8 @@ def evaluate(
     own: dict[str, Any] = {
         name: tuple(found.entry.metrics[name]) for name in ("mean", "std") if found.entry.metrics.get(name)
     }
-    accuracy, n = evaluate_network(model, images, device=device, batch_size=batch_size, threads=threads, **own)
+    ready = model.to(where).optimize_for_inference(example_images(model, batch_size).to(where)) if optimize else model
+    accuracy, n = evaluate_network(ready, images, device=device, batch_size=batch_size, threads=threads, **own)
     if as_json:
         print_json({"accuracy": accuracy, "n": n, "name": found.name, "data": images.name, "split": "test"})
     else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,11 +111,6 @@ class CollapsedRun(nn.Module):
         self.register_buffer("weight", matrix[:, :, None, None].contiguous().to(parts[0].weight.device))
         self.register_buffer("bias", None if shift is None else shift.to(parts[0].weight.device))
 
-    @property
-    def macs_per_place(self) -> int:
-        """Multiply-adds executed for each pixel."""
-        return cast(Tensor, self.weight).numel()
-
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H, W)."""
         return ACTIVATIONS[self.activation](
@@ -128,16 +123,29 @@ class FusedRun(nn.Module):
 
     def __init__(self, parts: Sequence[FoldedFactor], before: Order) -> None:
         super().__init__()
-        none = torch.empty(0)
-        factors = [part.factor for part in parts]
+        self.factors = tuple(part.factor for part in parts)
+        for i, part in enumerate(parts):
+            bias = torch.empty(0) if part.bias is None else part.bias.contiguous()
+            self.register_buffer(f"weight{i}", part.weight)
+            self.register_buffer(f"bias{i}", bias.to(part.weight.device))
+        self.register_buffer("index", wiring(self.factors, before).to(parts[0].weight.device))
+        self._gather()
+
+    def _gather(self) -> None:
+        count = range(len(self.factors))
         self._run = Folded(
-            [part.weight for part in parts],
-            [none if part.bias is None else part.bias.contiguous() for part in parts],
-            wiring(factors, before),
-            [factor.groups for factor in factors],
-            factors[0].stride,
-            [FUSED_ACTIVATIONS[factor.activation] for factor in factors],
+            [cast(Tensor, getattr(self, f"weight{i}")).contiguous() for i in count],
+            [cast(Tensor, getattr(self, f"bias{i}")) for i in count],
+            cast(Tensor, self.index),
+            [factor.groups for factor in self.factors],
+            self.factors[0].stride,
+            [FUSED_ACTIVATIONS[factor.activation] for factor in self.factors],
         )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FusedRun:
+        super()._apply(fn, recurse)
+        self._gather()
+        return self
 
     def forward(self, x_NCHW: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""

@@ -9,8 +9,10 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from ..errors import UsageError
+from .inference import InferenceNetwork
 from .network import Network
 
 _COUNTED = ("conv", "linear", "addmm")
@@ -29,7 +31,7 @@ def fvcore_macs(network: Network) -> FvcoreCount:
         warnings.simplefilter("ignore", FutureWarning)  # importing fvcore on torch 2.15
         from fvcore.nn import FlopCountAnalysis
     plain = _plain_copy(network)
-    analysis = FlopCountAnalysis(plain, _example(plain, 1))
+    analysis = FlopCountAnalysis(plain, example_images(plain, 1))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns about Python values and its own deprecation
@@ -45,12 +47,43 @@ def torch_flops(network: Network) -> int:
     plain = _plain_copy(network)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        plain(_example(plain, 1))
+        plain(example_images(plain, 1))
     return int(counter.get_total_flops())
 
 
+def macs_executed(network: Network | InferenceNetwork) -> int:
+    """Multiply-adds that one image costs as the network runs it, by `torch.utils.flop_counter`.
+
+    More than the specification's where a product is multiplied out: the dense matrix, and in training the multiplication itself.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    place = next(iter(network.state_dict().values())).device
+    with counter, torch.no_grad():
+        network(example_images(network, 1).to(place))
+    return int(counter.get_total_flops()) // 2
+
+
+def fused_handles() -> dict[str, Any]:
+    """Counting rules of the fused operators for fvcore: `FlopCountAnalysis(net, x).set_op_handle(**fused_handles())`."""
+    from .fused.operators import product_macs
+
+    def count(inputs: list[Any], outputs: list[Any]) -> int:
+        weights = [value.type().sizes() for value in inputs[1].node().inputs()]
+        return product_macs(outputs[0].type().sizes(), weights)
+
+    return {"igcsearch::product": count, "igcsearch::folded": count}
+
+
 def latency(
-    network: Network, *, device: str = "cpu", batch: int = 1, threads: int = 1, dtype: str = "float32", runs: int = 30
+    network: Network | InferenceNetwork,
+    *,
+    device: str = "cpu",
+    batch: int = 1,
+    threads: int = 1,
+    dtype: str = "float32",
+    runs: int = 30,
 ) -> dict[str, Any]:
     """Time of one forward pass in eval mode after a warm-up.
 
@@ -76,7 +109,7 @@ def latency(
     if min(batch, threads, runs) < 1:
         raise UsageError(f"batch {batch}, threads {threads} and runs {runs} must each be at least 1")
     copied = copy.deepcopy(network).to(device=device, dtype=types[dtype], memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    images = _example(network, batch).to(device=device, dtype=types[dtype], memory_format=torch.channels_last)
+    images = example_images(network, batch).to(device=device, dtype=types[dtype], memory_format=torch.channels_last)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -96,7 +129,7 @@ def latency(
 
 
 @torch.inference_mode()
-def _time_passes(network: Network, images: torch.Tensor, runs: int) -> list[float]:
+def _time_passes(network: nn.Module, images: torch.Tensor, runs: int) -> list[float]:
     """Sorted milliseconds of `runs` passes, after a tenth as many (at least 3) untimed ones."""
     wait = torch.cuda.synchronize if images.is_cuda else (lambda: None)
     times = []
@@ -115,7 +148,8 @@ def _plain_copy(network: Network) -> Network:
     return copy.deepcopy(network).to("cpu", torch.float32).eval().set_execution("plain")
 
 
-def _example(network: Network, batch: int) -> torch.Tensor:
+def example_images(network: Network | InferenceNetwork, batch: int) -> torch.Tensor:
+    """Random images for a network, always the same ones; (batch, C, H, W)."""
     architecture = network.architecture
     generator = torch.Generator().manual_seed(0)
     return torch.randn(

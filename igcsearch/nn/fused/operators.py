@@ -10,6 +10,7 @@ Shape legend: N batch, C channels, H W map; a weight is (C_out, K, S, S), as `nn
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.flop_counter import register_flop_formula
 
 from igcsearch.spec import Factor
 from igcsearch.spec.permutations import Order, identity, invert
@@ -262,10 +265,14 @@ class Folded:
         self.fixed = (weights, biases, index, groups, stride, activations)
         self._known: dict[tuple[Any, ...], tuple[list[int], Any]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has tensors of its own, to which what is known here does not point."""
+        return {"fixed": self.fixed, "_known": {}}
+
     def __call__(self, x_NCHW: Tensor, residual: Tensor | None = None, final: int = 0) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""
         weights, biases, index, groups, stride, activations = self.fixed
-        if torch.compiler.is_compiling() or x_NCHW.dtype is not torch.float32 or x_NCHW.is_cuda or kernels() is None:
+        if x_NCHW.dtype is not torch.float32 or x_NCHW.is_cuda or kernels() is None or _watched():
             y: Tensor = folded(x_NCHW, weights, biases, index, groups, stride, activations, residual, final)
             return y
         x = _dense(x_NCHW)
@@ -289,7 +296,45 @@ class Folded:
         return y
 
 
+# ---------------------------------------------------------------- what they count for
+
+
+@register_flop_formula(torch.ops.igcsearch.product)
+def _product_flops(x: Any, weights: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """Twice the multiply-adds, for `torch.utils.flop_counter`."""
+    return 2 * product_macs(out_shape, weights)
+
+
+@register_flop_formula(torch.ops.igcsearch.folded)
+def _folded_flops(x: Any, weights: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return 2 * product_macs(out_shape, weights)
+
+
+@register_flop_formula(torch.ops.igcsearch.product_backward)
+def _backward_flops(dy: Any, x: Any, weights: Any, *rest: Any, **__: Any) -> int:
+    return (4 if rest[-1] else 2) * product_macs(dy, weights)
+
+
+def product_macs(out_shape: Sequence[int], weights: Sequence[Sequence[int]]) -> int:
+    """Multiply-adds of a product: all factors run on the map of the output.
+
+    Args:
+        out_shape: (N, C_out, H', W').
+        weights: shapes of the factors' weights.
+    """
+    return sum(math.prod(shape) for shape in weights) * out_shape[0] * out_shape[2] * out_shape[3]
+
+
 # ---------------------------------------------------------------- helpers
+
+
+def _watched() -> bool:
+    """True while something (a compiler, a tracer, a counter) has to see the operators that are called."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or _get_current_dispatch_mode() is not None
+    )
 
 
 def _fused(x: Tensor, weights: list[Tensor], stride: int) -> bool:
