@@ -15,8 +15,6 @@ from .output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..entries import Entry
-    from ..nn import Network
-    from ..nn.inference import InferenceNetwork
     from ..spec import Architecture
 
 
@@ -144,7 +142,7 @@ def profile(
     if optimize:
         if dtype != "float32":
             raise UsageError(f"--optimize runs in float32, not {dtype}; leave --dtype out")
-        ready = _optimized(model, str(where), batch, threads)
+        ready = measure.optimized(model, device=str(where), batch=batch, threads=threads)
         again = measure.latency(ready, device=str(where), batch=batch, threads=threads)
         optimized = {"plans": list(ready.plans), "macs_executed": measure.macs_executed(ready), "latency": again}
     blocks: list[dict[str, Any]] = []
@@ -186,20 +184,6 @@ def profile(
         names = Counter(optimized["plans"])
         blocks_by_plan = ", ".join(f"{plural(number, 'block')} {name}" for name, number in names.most_common())
         print(f"{blocks_by_plan}; {optimized['macs_executed']:,} MACs executed")
-
-
-def _optimized(model: Network, device: str, batch: int, threads: int) -> InferenceNetwork:
-    """The network for inference, its plans measured with that many threads."""
-    import torch
-
-    from ..nn.measure import example_images
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return model.to(device).optimize_for_inference(example_images(model, batch).to(device))
-    finally:
-        torch.set_num_threads(before)
 
 
 def check(network: Model, as_json: AsJson = False) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
-from .sizes import parse_duration, parse_size
+from .sizes import parse_duration, parse_milliseconds, parse_size
 
 if TYPE_CHECKING:
     from ..training import DataSpec
 
 DATA = "Data and device"
+LATENCY = "Latency"
 RECIPE = "Recipe"
 STORAGE = "Several machines"
 RAY = "Ray cluster (--engine ray)"
@@ -30,6 +31,11 @@ def count(text: str | int) -> int:
 def seconds(text: str | float) -> float:
     """A time such as 15m."""
     return parse_duration(str(text), "")
+
+
+def milliseconds(text: str | float) -> float:
+    """A time such as 5ms or 0.5s; a plain number is milliseconds."""
+    return parse_milliseconds(str(text), "")
 
 
 def number(text: str | float) -> float:
@@ -231,6 +237,66 @@ Precision = Annotated[
         rich_help_panel=RECIPE,
     ),
 ]
+
+
+MaxLatency = Annotated[
+    float | None,
+    typer.Option(
+        "--max-latency",
+        parser=milliseconds,
+        metavar="TIME",
+        help="Latency at most (5ms, 0.5s; a plain number is milliseconds): predicted in the search, measured at its end.",
+        rich_help_panel=LATENCY,
+    ),
+]
+LatencyDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--latency-device",
+        metavar="cpu|cuda",
+        help="Where the networks will run; of this machine, whatever device trains. Default: cpu.",
+        rich_help_panel=LATENCY,
+    ),
+]
+LatencyBatch = Annotated[
+    int | None,
+    typer.Option(
+        "--latency-batch",
+        parser=count,
+        metavar="N",
+        help="Images in a pass there. Default: 1.",
+        rich_help_panel=LATENCY,
+    ),
+]
+LatencyThreads = Annotated[
+    int | None,
+    typer.Option(
+        "--latency-threads", parser=count, metavar="N", help="CPU threads there. Default: 1.", rich_help_panel=LATENCY
+    ),
+]
+LatencyTime = Annotated[
+    float | None,
+    typer.Option(
+        "--latency-time",
+        parser=seconds,
+        metavar="TIME",
+        help="Measure parts of networks for so long at most before the search. Default: 60s.",
+        rich_help_panel=LATENCY,
+    ),
+]
+
+
+def latency_fields(
+    device: str | None, batch: int | None, threads: int | None, measure_s: float | None
+) -> dict[str, Any]:
+    """What was given of latency, as fields of SearchConfig."""
+    given = {
+        "latency_device": device,
+        "latency_batch": batch,
+        "latency_threads": threads,
+        "latency_measure_s": measure_s,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def data_spec(

@@ -50,6 +50,7 @@ class Tally:
     estimate: events.Estimate | None = None
     started: events.Started | None = None
     ended: events.Ended | None = None
+    measuring: events.Measuring | None = None
     since: float = 0.0
     before: int = 0  # candidates trained in earlier runs
 
@@ -60,6 +61,13 @@ class Tally:
             case events.Started():
                 self.started, self.since, self.before = event, self.now(), event.counts.trained
                 return self._start_line(event)
+            case events.Measuring():
+                self.measuring = event
+                what = f"{plural(event.of, 'part')} of networks ({event.setting})"
+                return None if event.done else f"measuring {what}: {clock(event.limit_seconds)} at most"
+            case events.Predicting():
+                self.measuring = None
+                return f"latency: {event.text}"
             case events.Estimate():
                 self.estimate = event
                 each = f"{clock(event.candidate_seconds)} a candidate at full length, {1e3 * event.step_seconds:.1f} ms a step"
@@ -74,7 +82,7 @@ class Tally:
             case events.Finished():
                 self.best = event if event.best else self.best
                 cost = f"{short(event.params)} params, {short(event.macs)} MACs"
-                latency = "" if event.latency_ms is None else f", {event.latency_ms:.2f} ms"
+                latency = "" if event.latency_ms is None else f", predicted {event.latency_ms:.2f} ms"
                 star = "  best so far" if event.best else ""
                 return self._done(
                     event.id, f"complete  {percent(event.accuracy)}  {cost}{latency}, {clock(event.seconds)}{star}"
@@ -203,6 +211,9 @@ class LiveView:
         from rich.text import Text
 
         tally = self.tally
+        if tally.measuring is not None:
+            done = f"{tally.measuring.done} of {plural(tally.measuring.of, 'part')}"
+            return Text(f"measuring latency: {done} of networks ...", style="dim")
         if tally.started is None:
             return Text("loading the data ...", style="dim")
         left = tally.remaining()

@@ -66,16 +66,11 @@ def search(
             rich_help_panel=_BUDGET,
         ),
     ] = None,
-    max_latency: Annotated[
-        float | None,
-        typer.Option(
-            "--max-latency",
-            parser=options.number,
-            metavar="MS",
-            help="Milliseconds for one image at most, measured here.",
-            rich_help_panel=_BUDGET,
-        ),
-    ] = None,
+    max_latency: options.MaxLatency = None,
+    latency_device: options.LatencyDevice = None,
+    latency_batch: options.LatencyBatch = None,
+    latency_threads: options.LatencyThreads = None,
+    latency_time: options.LatencyTime = None,
     trials: Annotated[
         int,
         typer.Option(
@@ -185,6 +180,10 @@ def search(
 ) -> None:
     """Search a space for the best network within a budget, training candidates on the images.
 
+    A limit on latency is held against a prediction: before the search the parts of the space's networks are timed on this
+    machine, by their fastest plan and while nothing trains (for a minute at most); a network's latency is the sum over its
+    parts. How far that is off is printed, and kept with the study. 'publish' measures the finalists as whole networks.
+
     Writes DIR/study.db (the study, resumable) and DIR/report.html (a page about it). Ctrl-C ends it cleanly at any time.
 
     Examples:
@@ -199,8 +198,6 @@ def search(
         raise UsageError("--resume needs --out DIR: the folder of the study to go on with")
     if study is not None and storage is None:
         raise UsageError(f"--study {study!r} names a study on a database server; give --storage URL too")
-    if max_latency is not None and max_latency <= 0:
-        raise UsageError(f"--max-latency {max_latency:g} must be above 0 milliseconds, such as 2.5")
     from ..search import SearchConfig
     from ..search.places import place_at
     from ..spec import Budget
@@ -236,6 +233,7 @@ def search(
         checkpoints=checkpoints,
         epochs=epochs,
         overrides={name: value for name, value in overrides.items() if value is not None},
+        **options.latency_fields(latency_device, latency_batch, latency_threads, latency_time),
     )
     if resume and storage is None and not place_at(out_folder).exists():
         say(f"{out_folder} holds no study yet: this is a new search")
@@ -324,7 +322,7 @@ def print_best(study: Study, most: int = 10) -> None:
         return
     front = {candidate.id for candidate in study.front()}
     title = f"{min(most, len(complete))} best of {plural(len(complete), 'complete candidate')}"
-    print_candidates(complete[:most], title=title, marked=front)
+    print_candidates(complete[:most], title=title, marked=front, predicted=study.latency is not None)
 
 
 def _rank(candidate: Any) -> tuple[float, int]:

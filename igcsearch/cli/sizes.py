@@ -1,4 +1,4 @@
-"""What people type for counts and times, read into numbers: `20k`, `1.5M`, `90s`, `1h30m`."""
+"""What people type for counts and times, read into numbers: `20k`, `1.5M`, `90s`, `1h30m`, `5ms`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..errors import UsageError
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "b": 1_000_000_000}
 _SIZE = re.compile(r"(\d{1,15}(?:_\d{3})*(?:\.\d{1,12})?)\s*([kmgb]?)", re.IGNORECASE)
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
+_MILLISECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})\s*([a-zµ]*)", re.IGNORECASE)
 _DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?[dhms])+|\d{1,9}(?:\.\d{1,6})?", re.IGNORECASE)
 
 
@@ -50,3 +51,22 @@ def parse_duration(text: str, what: str = "duration") -> float:
     if seconds <= 0:
         raise UsageError(f"{what} {text!r} must be above 0; {cure}")
     return seconds
+
+
+def parse_milliseconds(text: str, what: str = "time") -> float:
+    """Milliseconds: `5`, `5ms`, `0.5s`.
+
+    Raises:
+        UsageError: what cannot be read, another unit, or what is not above 0.
+    """
+    cure = "give a time such as 5ms or 0.5s; a plain number is milliseconds"
+    match = _MILLISECONDS.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{what} {text!r} cannot be read; {cure}")
+    unit = match[2].lower()
+    if unit not in ("", "ms", "s"):
+        raise UsageError(f"{what} {text!r} has the unknown unit {match[2]!r}; {cure}")
+    value = float(Decimal(match[1]) * (1000 if unit == "s" else 1))
+    if value <= 0:
+        raise UsageError(f"{what} {text!r} must be above 0; {cure}")
+    return value

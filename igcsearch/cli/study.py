@@ -112,7 +112,8 @@ def pareto(
     """
     if as_json and csv:
         raise UsageError("--json and --csv exclude each other; give one of them")
-    front = opened_study(study, storage, name).front()
+    opened = opened_study(study, storage, name)
+    front = opened.front()
     if as_json:
         print_json([front_row(candidate) for candidate in front])
     elif csv:
@@ -120,12 +121,18 @@ def pareto(
     elif not front:
         say("the front is empty: no candidate is complete yet")
     else:
-        print_candidates(front, title="Pareto front")
+        print_candidates(front, title="Pareto front", predicted=opened.latency is not None)
 
 
-def print_candidates(candidates: Iterable[Candidate], *, title: str, marked: Collection[int] | None = None) -> None:
-    """Candidates as a table; `marked`: the ids that bear a star in a column of their own, for "on the front"."""
-    columns = [">id", "family", ">validation", ">params", ">MACs", ">ms", ">epochs", "hash"]
+def print_candidates(
+    candidates: Iterable[Candidate], *, title: str, marked: Collection[int] | None = None, predicted: bool = False
+) -> None:
+    """Candidates as a table; `marked`: the ids that bear a star in a column of their own, for "on the front".
+
+    `predicted`: their latencies are.
+    """
+    ms = ">predicted ms" if predicted else ">ms"
+    columns = [">id", "family", ">validation", ">params", ">MACs", ms, ">epochs", "hash"]
     rows = []
     for c in candidates:
         latency = DASH if c.latency_ms is None else f"{c.latency_ms:.2f}"

@@ -59,6 +59,11 @@ def build(
             help="Limits on multiply-adds: 1M,5M. With --ladder: as many, each rung has both.",
         ),
     ] = None,
+    max_latency: options.MaxLatency = None,
+    latency_device: options.LatencyDevice = None,
+    latency_batch: options.LatencyBatch = None,
+    latency_threads: options.LatencyThreads = None,
+    latency_time: options.LatencyTime = None,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="ZOO", help="The zoo to write to. Default: IGCSEARCH_ZOO, or your data folder."),
@@ -104,6 +109,9 @@ def build(
     and page (index.html). The same command again goes on where it stopped; rungs that are complete are left alone. A rung that
     fails does not end the others; the exit status is then 1.
 
+    With --max-latency each rung has that limit too: latency is predicted in its search, as in 'search', and its finalists are
+    measured as whole networks before they are retrained, those over the limit named and left out.
+
     Examples:
 
     igcsearch zoo build DIR --ladder 20k,50k,100k,250k --to ZOO --seeds 3 --workers 2
@@ -113,7 +121,7 @@ def build(
     params, macs = sizes(ladder, "--ladder"), sizes(ladder_macs, "--ladder-macs")
     from ..publish.rungs import make_ladder
 
-    rungs = make_ladder(params, macs)
+    rungs = make_ladder(params, macs, max_latency)
     opened = opened_study(study, storage, name)
     from ..publish.ladder import build_zoo
     from .progress import view
@@ -134,6 +142,7 @@ def build(
         epochs=epochs,
         min_candidates=min_candidates,
         device=device,
+        latency=options.latency_fields(latency_device, latency_batch, latency_threads, latency_time),
         running={"workers": workers, "engine": engine, **{k: v for k, v in given.items() if v is not None}},
         storage=storage,
         on_event=tell,

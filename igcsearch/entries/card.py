@@ -54,15 +54,15 @@ def latency_line(latency: Metrics | None) -> str:
     """Latency with all it depends on, as in "1.23 ms median, 1.40 ms p90 (cpu, 1 thread, batch 1, float32)"."""
     if not latency:
         return "not measured"
-    figures = [
-        f"{latency[key]:.2f} ms {word}" for key, word in (("median_ms", "median"), ("p90_ms", "p90")) if key in latency
-    ]
+    words = (("median_ms", "median"), ("p90_ms", "p90"), ("predicted_ms", "predicted"))
+    figures = [f"{latency[key]:.2f} ms {word}" for key, word in words if key in latency]
     threads = latency.get("threads")
     how = [
         str(latency.get("device", "device unknown")),
         plural(threads, "thread") if threads else "",
         f"batch {latency.get('batch', '?')}",
         str(latency.get("dtype", "")),
+        "optimized for inference" if latency.get("execution") == "optimized" else "",
     ]
     return f"{', '.join(figures)} ({', '.join(part for part in how if part)})"
 

@@ -1,7 +1,8 @@
 """Which way each block runs at inference: measured where it will run, and remembered for the device. Floor 3.
 
 `optimize_for_inference` times the ways of inference.py on the very shapes of an example, all of them in turn, and takes the
-fastest by the median; networks share what was found, block by block, through one JSON file a device in the user's cache.
+fastest by the median; networks share what was found, block by block, through one JSON file a device in the user's cache
+(`PlanTimes`). From the same times searches predict the latency of networks that were never built (`part_ms`).
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..files import atomic_write
+from ..spec import Block
+from ..spec.parts import Part
 from .fused.library import source_hash
 from .inference import PLANS, InferenceNetwork, PlannedBlock, block_layers, default_plan
 from .network import BlockLayer, Network
 
 RUNS = 9  # timed passes of a way, after one that is not
 ENOUGH_S = 0.15  # of one way: slow blocks are timed less often, never under three times
+SAMPLE_S = 0.0003  # of one turn, in as many passes as that takes
 
 
 def optimize_for_inference(
@@ -49,7 +53,7 @@ def optimize_for_inference(
         )
     if not measure:
         return InferenceNetwork(network, [default_plan(layer, device) for layer in block_layers(network)], False)
-    known = _Known(device)
+    known = PlanTimes(device)
     candidates = []
     for channels_last in (False, True):
         plans, seconds = _fastest(network, example, channels_last, known)
@@ -69,16 +73,42 @@ def block_ms(layer: BlockLayer, x_NCHW: Tensor, plans: Sequence[str] = PLANS, ru
     return dict(zip(plans, found, strict=True))
 
 
-def _fastest(network: Network, example: Tensor, channels_last: bool, known: _Known) -> tuple[list[str], float]:
+def part_ms(part: Part, batch: int, known: PlanTimes) -> tuple[float, float]:
+    """Milliseconds of a part of a network by its fastest plan, in both memory formats: (contiguous, channels_last).
+
+    A block is timed by every plan, the head and the classifier as they are.
+    """
+    shape = (batch, part.channels, part.size, part.size)
+    found = []
+    for channels_last in (False, True):
+        x_NCHW = _in_format(torch.rand(shape, device=known.device), channels_last)
+        if part.block is not None and not part.head:
+            times = known.of(part.block, x_NCHW, channels_last)
+        else:
+            times = known.held(_key(part.key, x_NCHW, channels_last), partial(_tail_ms, part, x_NCHW))
+        found.append(min(times.values()))
+    return found[0], found[1]
+
+
+def _tail_ms(part: Part, x_NCHW: Tensor) -> dict[str, float]:
+    """Milliseconds of the head's steps, or of pooling and the linear layer."""
+    if part.block is not None:
+        return block_ms(BlockLayer(part.block).to(x_NCHW.device), x_NCHW, ["collapsed"])
+    linear = nn.Linear(part.channels, part.num_classes).to(x_NCHW.device)
+    return {"stock": _in_turn([lambda: linear(x_NCHW.mean(dim=(2, 3)))])[0]}
+
+
+def _in_format(x_NCHW: Tensor, channels_last: bool) -> Tensor:
+    return x_NCHW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _fastest(network: Network, example: Tensor, channels_last: bool, known: PlanTimes) -> tuple[list[str], float]:
     """The best plan of every block, and their milliseconds together."""
-    x_NCHW = example.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    x_NCHW = _in_format(example, channels_last)
     blocks = (block for _, block in network.architecture.blocks())
     plans, total = [], 0.0
     for layer, block in zip(block_layers(network), blocks, strict=True):
-        key = _key(block.text, x_NCHW, channels_last)
-        times = known.times.get(key)
-        if times is None:
-            times = known.times[key] = block_ms(layer, x_NCHW, _distinct(layer))
+        times = known.of(block, x_NCHW, channels_last, layer)
         plan = min(times, key=lambda plan: times[plan])
         plans.append(plan)
         total += times[plan]
@@ -100,8 +130,12 @@ def _distinct(layer: BlockLayer) -> list[str]:
 
 @torch.inference_mode()
 def _in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float]:
-    """Median milliseconds of each call, the calls taking turns, after one pass that is not timed."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+    """Median milliseconds of each call, the calls taking turns.
+
+    A turn is as many calls as take SAMPLE_S, behind one that is not timed: what the other calls left in the caches is not the
+    call's own, and single calls of some microseconds are longer than they are in a network.
+    """
+    wait: Callable[[], object] = torch.cuda.synchronize if torch.cuda.is_available() else int
     first = []
     for call in calls:
         call()
@@ -111,30 +145,39 @@ def _in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float
         wait()
         first.append(time.perf_counter() - begin)
     runs = max(3, min(runs, int(ENOUGH_S / max(*first, 1e-6)))) if len(first) > 1 else runs
+    repeats = [max(1, min(100, round(SAMPLE_S / max(seconds, 1e-6)))) for seconds in first]
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(runs):
-        for call, into in zip(calls, times, strict=True):
+        for call, count, into in zip(calls, repeats, times, strict=True):
+            if count > 1:
+                call()
             wait()
             begin = time.perf_counter()
-            call()
+            for _ in range(count):
+                call()
             wait()
-            into.append(1e3 * (time.perf_counter() - begin))
+            into.append(1e3 * (time.perf_counter() - begin) / count)
     return [statistics.median(into) for into in times]
 
 
-def _key(text: str, x_NCHW: Tensor, channels_last: bool) -> str:
+def _key(name: str, x_NCHW: Tensor, channels_last: bool) -> str:
     shape = "x".join(map(str, x_NCHW.shape))
-    return f"{hashlib.sha256(text.encode()).hexdigest()[:12]} {shape} {'last' if channels_last else 'first'}"
+    return f"{name} {shape} {'last' if channels_last else 'first'}"
 
 
-class _Known:
-    """What was measured on a device before: key -> plan -> milliseconds. Of this torch, these kernels, this number of threads."""
+class PlanTimes:
+    """What was measured on a device before: key -> plan -> milliseconds. Of this torch, these kernels, this number of threads.
+
+    Attributes:
+        label: of device, torch, kernels and threads: figures of equal labels may be compared.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
         facts = [name, torch.__version__, source_hash(), str(torch.get_num_threads())]
-        label = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-        self._path = cache_folder() / f"{label}.json"
+        self.label = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        self._path = cache_folder() / f"{self.label}.json"
         self._facts = facts
         self.times: dict[str, dict[str, float]] = {}
         try:
@@ -145,6 +188,23 @@ class _Known:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         self._before = len(self.times)
+
+    def of(
+        self, block: Block, x_NCHW: Tensor, channels_last: bool, layer: BlockLayer | None = None
+    ) -> dict[str, float]:
+        """Plan -> milliseconds of a block for such an input, measured now if it is new; `layer` where there is one already."""
+
+        def measured() -> dict[str, float]:
+            made = layer or BlockLayer(block).to(self.device)
+            return block_ms(made, x_NCHW, _distinct(made))
+
+        return self.held(_key(hashlib.sha256(block.text.encode()).hexdigest()[:12], x_NCHW, channels_last), measured)
+
+    def held(self, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What is known under a key, or else what `measure` gives."""
+        if key not in self.times:
+            self.times[key] = measure()
+        return self.times[key]
 
     def save(self) -> None:
         """Write what is new; a cache that cannot be written is done without."""

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from ..search import Candidate, Study
 
 
-def finalists(study: Study, count: int) -> list[Candidate]:
+def finalists(study: Study, count: int | None = None) -> list[Candidate]:
     """The `count` most accurate candidates of the front; for a single objective, of all complete ones trained alike.
 
-    Ties go to fewer parameters, then to the earlier candidate. Fewer exist: fewer are returned.
+    Ties go to fewer parameters, then to the earlier candidate. Fewer exist, or `count` is None: all are returned.
     Raises UsageError when there is none.
     """
     candidates = study.front() if len(study.config.objectives) > 1 else study.comparable()

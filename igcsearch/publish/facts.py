@@ -73,14 +73,15 @@ def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
     return statistics.fmean(values), (statistics.stdev(values) if len(values) > 1 else None)
 
 
-def measured_cost(architecture: Architecture, device: str = "cpu") -> dict[str, Any]:
-    """MACs counted by fvcore (convolutions and linear layers; its own total), and latency of one image on one thread."""
+def measured_cost(architecture: Architecture, latency: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """MACs counted by fvcore (convolutions and linear layers; its own total), and the latency of the network, optimized for
+    inference: as it was measured before, else of one image on one thread of this machine."""
     from ..nn import build, measure
 
     network = build(architecture).eval()
     convolutions, total = measure.fvcore_macs(network)
-    latency = measure.latency(network, device=device, batch=1, threads=1)
-    return {"macs_fvcore": convolutions, "fvcore_total": total, "latency": latency}
+    found = measure.latency(measure.optimized(network)) if latency is None else dict(latency)
+    return {"macs_fvcore": convolutions, "fvcore_total": total, "latency": found}
 
 
 def versions() -> dict[str, str]:

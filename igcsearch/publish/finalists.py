@@ -1,6 +1,7 @@
 """`publish`: finalists are retrained with several seeds, chosen by validation accuracy, tested once, and written as entries.
 
-study -> choose.py -> rounds.py (retrain.py in workers.py) -> choice -> test split, for the chosen alone -> facts.py -> entry.
+study -> choose.py -> latency.py -> rounds.py (retrain.py in workers.py) -> choice -> test split, for the chosen alone ->
+facts.py -> entry.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..training import DataSpec, Recipe, evaluate
 from .choose import finalists
 from .events import EntryWritten, FinalistsChosen, Note
 from .facts import entry_metrics, mean_and_std, measured_cost
+from .latency import fast_enough
 from .retrain import Job, weights_of
 from .rounds import OnEvent, Retrained, Setting, check_numbers, make_setting, only_one, retrain_all
 from .tables import is_generated, write_table
@@ -48,7 +50,8 @@ def publish(
     """Retrain the best 3 * `top` candidates, and write the best `top` of them as entries of the zoo `to`.
 
     The choice is by mean validation accuracy over the seeds; the test split is touched once, for the chosen ones. What
-    is finished is stored under STUDY/publish and is not repeated by the same call; finalists.json there lists them all.
+    is finished is stored under STUDY/publish and is not repeated by the same call; finalists.json there lists them all. Where
+    the study has a latency budget, candidates are measured first as whole networks, and those over it are named and left out.
 
     Args:
         study: or its folder.
@@ -83,16 +86,16 @@ def publish(
             pool=pool,
         )
         with only_one(setting.folder):
-            candidates = finalists(setting.study, 3 * top)
+            kept, slow = fast_enough(setting, finalists(setting.study), 3 * top)
             if not overwrite:
-                for candidate in candidates:
-                    _refuse_foreign(setting, candidate, zoo)
-            if len(candidates) < 3 * top:
-                setting.tell(Note(f"{3 * top} finalists were asked for, the study has {len(candidates)}"))
-            results = sorted(retrain_all(setting, candidates, seeds), key=by_accuracy)
+                for result in kept:
+                    _refuse_foreign(setting, result.candidate, zoo)
+            if len(kept) < 3 * top:
+                setting.tell(Note(f"{3 * top} finalists were asked for, the study has {len(kept)}"))
+            results = sorted([*retrain_all(setting, kept, seeds), *slow], key=by_accuracy)
             chosen = [result for result in results if result.mean is not None][:top]
             if not chosen:
-                raise UsageError(f"every finalist failed: {results[0].failures[0]}")
+                raise UsageError(f"every finalist failed: {kept[0].failures[0]}")
             return _write(setting, results, chosen, zoo, overwrite)
 
 
@@ -166,7 +169,7 @@ def write_result(setting: Setting, result: Retrained, zoo: Path, provenance: Map
         runs,
         family=result.candidate.family,
         provenance=provenance,
-        cost=measured_cost(architecture),
+        cost=measured_cost(architecture, result.latency),
     )
     name = entry_name_of(setting, result.candidate)
     replaced = looks_like_entry(zoo / name)
@@ -208,7 +211,7 @@ def _provenance(setting: Setting, result: Retrained) -> dict[str, Any]:
         "trials": setting.study.config.trials,
         "validation_accuracy": result.mean,
         "validation_std": mean_and_std(result.accuracies)[1],
-        "candidates_ranked": len(finalists(setting.study, 10**9)),
+        "candidates_ranked": len(finalists(setting.study)),
     }
 
 
@@ -221,6 +224,8 @@ def finalist_row(result: Retrained, chosen: bool) -> dict[str, Any]:
         "family": candidate.family,
         "params": candidate.params,
         "macs": candidate.macs,
+        "latency_ms": None if result.latency is None else result.latency["median_ms"],
+        "predicted_ms": candidate.latency_ms,
         "search_accuracy": candidate.accuracy,
         "validation_accuracy": result.mean,
         "validation_std": mean_and_std(result.accuracies)[1],

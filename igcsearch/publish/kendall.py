@@ -9,7 +9,7 @@ from ..search.retrained import AGREEMENT, FOLDER, write_json
 from ..training import DataSpec
 from .choose import spread
 from .events import Agreed, Note
-from .rounds import OnEvent, check_numbers, make_setting, only_one, retrain_all
+from .rounds import OnEvent, Retrained, check_numbers, make_setting, only_one, retrain_all
 from .workers import Pool
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def agreement(
                 "search_accuracy": result.candidate.accuracy,
                 "retrained_accuracy": result.mean,
             }
-            for result in retrain_all(setting, chosen, seeds)
+            for result in retrain_all(setting, [Retrained(candidate) for candidate in chosen], seeds)
             if result.mean is not None
         ]
         searched, retrained = ([pair[key] for pair in pairs] for key in ("search_accuracy", "retrained_accuracy"))

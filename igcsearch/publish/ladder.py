@@ -77,6 +77,7 @@ def build_zoo(
     min_candidates: int = MIN_CANDIDATES,
     device: str | None = None,
     running: Mapping[str, Any] | None = None,
+    latency: Mapping[str, Any] | None = None,
     storage: str | None = None,
     on_event: OnEvent | None = None,
     view: View = lambda: nullcontext(lambda event: None),
@@ -95,6 +96,7 @@ def build_zoo(
             them too.
         device: None: the study's.
         running: fields of SearchConfig that say what searches and retrainings run on (workers, engine, address ...).
+        latency: fields of SearchConfig that say where latency is meant (latency_device ...); None: as in the study.
         storage: URL of the server that holds the study, where it was opened by one.
         on_event: called with the records of events.py.
         view: makes a context for each search, which is called with its events (igcsearch.search.events).
@@ -123,6 +125,7 @@ def build_zoo(
         on_event or (lambda event: None),
         view,
         engine,
+        latency or {},
     )
     rung_config(study, rungs[0], plan, 1)  # a wrong value is said now
     zoo = Zoo(place)

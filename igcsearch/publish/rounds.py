@@ -5,7 +5,7 @@ Both `publish` and `agreement` go through here, so a candidate that one has retr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,12 +53,16 @@ class Setting:
 
 @dataclass
 class Retrained:
-    """One candidate with its finished retrainings, in the order of the seeds, and why others failed."""
+    """One candidate with its finished retrainings, in the order of the seeds, and why others failed.
+
+    `latency` is that of the whole network, where it was measured.
+    """
 
     candidate: Candidate
     jobs: list[Job] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    latency: Mapping[str, Any] | None = None
 
     @property
     def accuracies(self) -> list[float]:
@@ -105,10 +109,9 @@ def make_setting(
     return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool, asked)
 
 
-def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -> list[Retrained]:
-    """Retrain every candidate with the seeds 0 to `seeds` - 1, those that were finished before excepted."""
+def retrain_all(setting: Setting, results: Sequence[Retrained], seeds: int) -> list[Retrained]:
+    """Retrain every candidate with the seeds 0 to `seeds` - 1, those that were finished before excepted; fills `results`."""
     check_numbers(seeds=seeds)
-    results = [Retrained(candidate) for candidate in candidates]
     for result in results:
         for seed in range(seeds):
             recipe = replace(setting.recipe, seed=seed)
@@ -119,7 +122,7 @@ def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -
     waiting = [job for job in jobs if job not in records]
     setting.tell(
         Planned(
-            len(candidates),
+            len(results),
             seeds,
             setting.recipe.epochs,
             len(setting.data.train),
@@ -150,7 +153,7 @@ def retrain_all(setting: Setting, candidates: Sequence[Candidate], seeds: int) -
     for result in results:
         result.records = [records[job] for job in result.jobs if job in records]
         result.failures = [f"seed {job.seed}: {failures[job]}" for job in result.jobs if job in failures]
-    return results
+    return list(results)
 
 
 def only_one(folder: Path) -> AbstractContextManager[None]:

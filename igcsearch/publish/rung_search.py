@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UsageError
-from ..spec import Budget
+from ..spec import Budget, Problem
 from .rounds import OnEvent
 from .rungs import Rung, RungPlace, other_places, rung_place
 
 if TYPE_CHECKING:
     from ..search import Candidate, SearchConfig, Study
     from ..search.engines import Engine
+    from ..search.latency import LatencyTable
 
 _ROUNDS = 30  # of search in one rung, where candidates are stopped early
 View = Callable[[], AbstractContextManager[Callable[[Any], None]]]
@@ -42,6 +43,7 @@ class Plan:
         device: of the retrainings.
         running: fields of SearchConfig that say what the searches run on: workers, engine, address ...
         storage: URL of the parent's server as it was given.
+        latency: fields of SearchConfig that say where latency is meant, where they differ from the parent's.
     """
 
     zoo: Path
@@ -55,10 +57,12 @@ class Plan:
     tell: OnEvent
     view: View
     engine: Callable[[SearchConfig, Path], Engine] | None = None  # for tests
+    latency: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What a finished rung must have been built with to be left alone."""
-        return {"zoo": str(self.zoo.resolve()), "top": self.top, "seeds": self.seeds, "epochs": self.epochs}
+        settings = {"zoo": str(self.zoo.resolve()), "top": self.top, "seeds": self.seeds, "epochs": self.epochs}
+        return settings | ({"latency": dict(self.latency)} if self.latency else {})
 
 
 def search_rung(parent: Study, rungs: Sequence[Rung], rung: Rung, plan: Plan) -> Study:
@@ -72,7 +76,8 @@ def search_rung(parent: Study, rungs: Sequence[Rung], rung: Rung, plan: Plan) ->
 
     place = rung_place(parent, rung.name, plan.storage)
     others = [other.open() for other in other_places(parent, rungs, rung, plan.storage)]
-    inherit = gather([parent, *others], rung.within(parent.config.budget))
+    table = _latency_table(parent, rung_config(parent, rung, plan, 1), place, plan)
+    inherit = gather([parent, *others], rung.within(parent.config.budget), table)
     for other in others:
         other.close()
     smaller = rungs[: rungs.index(rung)]
@@ -100,12 +105,40 @@ def search_rung(parent: Study, rungs: Sequence[Rung], rung: Rung, plan: Plan) ->
                 on_event=last,
                 engine=engine,
                 inherit=inherit,
+                table=table,
             ).close()
         _check_end(last.event, place, smaller, plan.least)
     raise UsageError(
         f"{_needed(place, smaller)} of {plan.least} candidates are complete after {_ROUNDS} rounds of search, the others were "
         "stopped early; lower --min-candidates"
     )
+
+
+def _latency_table(parent: Study, config: SearchConfig, place: RungPlace, plan: Plan) -> LatencyTable | None:
+    """What the rung's latencies are predicted from: its study's table, the parent's if it is of the same setting, or a new one.
+
+    It is there before the search, because it decides which candidates the rung inherits.
+
+    Raises:
+        UsageError: the rung's study means latency somewhere else.
+    """
+    from ..search.config import check_same_question
+    from ..search.run import measured_table
+
+    if config.latency is None:
+        return None
+    if place.exists():
+        study = place.open()
+        study.close()
+        check_same_question(study.config, config, str(place.folder))
+        if study.latency is not None:
+            return study.latency
+    if parent.latency is not None and parent.latency.setting == config.latency:
+        return parent.latency
+    sizes = {name: parent.data[name] for name in ("image_size", "in_channels", "num_classes")}
+    problem = Problem(**sizes, budget=config.budget)
+    with plan.view() as shown:
+        return measured_table(config, problem, shown)
 
 
 class _Last:
@@ -152,7 +185,7 @@ def count(study: Study, smaller: Sequence[Rung]) -> Count:
 
 
 def _admitted(candidate: Candidate, smaller: Sequence[Rung]) -> bool:
-    return any(Budget(**rung.limits).admits(candidate.params, candidate.macs) for rung in smaller)
+    return any(rung.within(Budget()).admits(candidate.params, candidate.macs) for rung in smaller)
 
 
 def _needed(place: RungPlace, smaller: Sequence[Rung]) -> int:
@@ -177,4 +210,4 @@ def rung_config(parent: Study, rung: Rung, plan: Plan, trials: int) -> SearchCon
     fresh = {name: defaults[name] for name in (*places, "workers", "threads_per_worker", "timeout_s")}
     where = {"device": plan.device, "checkpoints": None, **plan.running}
     budget = rung.within(parent.config.budget)
-    return replace(parent.config, **{**fresh, **where, "budget": budget, "trials": trials})
+    return replace(parent.config, **{**fresh, **where, **plan.latency, "budget": budget, "trials": trials})

@@ -1,4 +1,5 @@
 """The rungs of a ladder: limits on parameters, MACs or both, each with a name; what is refused of them; where their studies are.
+A limit on latency is the same for all of them.
 
 A rung is a continuation of its parent study's search within a tighter budget, as a study of its own: in STUDY/zoo/NAME, or for a
 study on a server on the same server, as PARENT-NAME. ladder.py builds them, one after another.
@@ -19,39 +20,45 @@ if TYPE_CHECKING:
     from ..search import Study
 
 FOLDER = "zoo"  # of the parent's, for the rungs' studies
+_WORDS = {"params": "parameters", "macs": "MACs", "latency_ms": "ms"}
 RUNG = "rung.json"  # in a rung's folder, written last: what it was built with, and its entries
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One rung. At least one of the limits is set."""
+    """One rung. At least one of the limits on parameters and MACs is set."""
 
     params: int | None = None
     macs: int | None = None
+    latency_ms: float | None = None
 
     @property
     def name(self) -> str:
-        """For folders, entries and messages: params-20k, macs-1M, params-20k-macs-1M."""
-        return "-".join(f"{name}-{_size(value)}" for name, value in self.limits.items())
+        """For folders, entries and messages: params-20k, macs-1M, params-20k-macs-1M, params-20k-2.5ms."""
+        sizes = {"params": self.params, "macs": self.macs}
+        names = [f"{name}-{_size(value)}" for name, value in sizes.items() if value is not None]
+        return "-".join(names if self.latency_ms is None else [*names, f"{self.latency_ms:g}ms"])
 
     @property
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> dict[str, float]:
         """Those that are set."""
-        return {name: value for name, value in (("params", self.params), ("macs", self.macs)) if value is not None}
+        return Budget(self.params, self.macs, self.latency_ms).to_dict()
 
     @property
     def words(self) -> str:
         """The limits for people."""
-        known = {"params": "parameters", "macs": "MACs"}
-        return " and ".join(f"{value:,} {known[name]}" for name, value in self.limits.items())
+        return " and ".join(f"{value:,} {_WORDS[name]}" for name, value in self.limits.items())
 
     def within(self, budget: Budget) -> Budget:
         """The parent's budget, tightened."""
-        return replace(budget, **self.limits)
+        limits: dict[str, Any] = self.limits
+        return replace(budget, **limits)
 
 
-def make_ladder(params: Sequence[int] = (), macs: Sequence[int] = ()) -> list[Rung]:
+def make_ladder(params: Sequence[int] = (), macs: Sequence[int] = (), latency_ms: float | None = None) -> list[Rung]:
     """The rungs of a list of limits on parameters, of one on MACs, or of both: then the first goes with the first, and so on.
+
+    A limit on latency is that of every rung.
 
     Raises:
         UsageError: no limits, lists of unequal length, limits that do not rise.
@@ -74,8 +81,10 @@ def make_ladder(params: Sequence[int] = (), macs: Sequence[int] = ()) -> list[Ru
                 f"--ladder has {len(params)} rungs, --ladder-macs has {len(macs)}: with both, each rung takes one limit of "
                 "each list; give as many of each, or one list alone"
             )
-        return [Rung(p, m) for p, m in zip(params, macs, strict=True)]
-    return [Rung(params=value) for value in params] or [Rung(macs=value) for value in macs]
+        return [Rung(p, m, latency_ms) for p, m in zip(params, macs, strict=True)]
+    return [Rung(params=value, latency_ms=latency_ms) for value in params] or [
+        Rung(macs=value, latency_ms=latency_ms) for value in macs
+    ]
 
 
 def check_against(rungs: Sequence[Rung], parent: Study) -> None:
@@ -89,9 +98,8 @@ def check_against(rungs: Sequence[Rung], parent: Study) -> None:
         for name, value in rung.limits.items():
             own = getattr(budget, name)
             if own is not None and value > own:
-                what = {"params": "parameters", "macs": "MACs"}[name]
                 raise UsageError(
-                    f"rung {rung.name} is above the study's own budget of {own:,} {what}: its search never looked there; "
+                    f"rung {rung.name} is above the study's own budget of {own:,} {_WORDS[name]}: its search never looked there; "
                     f"leave it out, or search with a budget of {value:,}"
                 )
     if not parent.comparable():

@@ -20,6 +20,7 @@ from .choose import finalists
 from .events import EntryWritten, FinalistsChosen
 from .facts import mean_and_std
 from .finalists import by_accuracy, entry_name_of, finalist_row, store_finalists, write_result
+from .latency import fast_enough
 from .rounds import Retrained, Setting, make_setting, only_one, retrain_all
 from .rung_search import Plan
 from .rungs import Rung
@@ -51,13 +52,13 @@ def publish_rung(parent: Study, study: Study, rung: Rung, plan: Plan) -> list[En
     )
     setting = replace(setting, folder=Path(parent.path), pool=_pool(plan.running))
     with only_one(setting.folder):
-        candidates = finalists(study, 3 * plan.top)
-        for candidate in candidates:
-            _refuse_foreign(setting, candidate, zoo)
-        results = sorted(retrain_all(setting, candidates, plan.seeds), key=by_accuracy)
+        kept, slow = fast_enough(setting, finalists(study), 3 * plan.top)
+        for result in kept:
+            _refuse_foreign(setting, result.candidate, zoo)
+        results = sorted([*retrain_all(setting, kept, plan.seeds), *slow], key=by_accuracy)
         chosen = [result for result in results if result.mean is not None][: plan.top]
         if not chosen:
-            raise UsageError(f"every finalist failed: {results[0].failures[0]}")
+            raise UsageError(f"every finalist failed: {kept[0].failures[0]}")
         rows = [finalist_row(result, result in chosen) for result in results]
         tell(FinalistsChosen(tuple(rows)))
         entries = []
@@ -130,12 +131,14 @@ def _provenance(setting: Setting, result: Retrained, rung: Rung, zoo: Path) -> d
         "search_epochs": candidate.epochs,
         "validation_accuracy": result.mean,
         "validation_std": mean_and_std(result.accuracies)[1],
-        "candidates_ranked": len(finalists(study, 10**9)),
+        "candidates_ranked": len(finalists(study)),
     }
     folder = zoo / entry_name_of(setting, candidate)
     if looks_like_entry(folder):
         before = read_folder(folder).metrics.get("provenance") or {}
         provenance = {**before, **{name: provenance[name] for name in ("validation_accuracy", "validation_std")}}
     rungs = {**provenance.get("rungs", {}), rung.name: rung.limits}
-    ordered = sorted(rungs.items(), key=lambda item: tuple(item[1].get(name, 0) for name in ("params", "macs")))
+    ordered = sorted(
+        rungs.items(), key=lambda item: tuple(item[1].get(name, 0) for name in ("params", "macs", "latency_ms"))
+    )
     return provenance | {"rungs": dict(ordered)}

@@ -54,6 +54,7 @@ class Facts:
     best: dict[str, Any] | None
     architecture: Architecture | None
     limits: dict[str, float] = field(default_factory=dict)  # the budget by params, macs, latency
+    latency: str = "latency"  # what the latencies on the page are
     finalists: dict[str, Any] | None = None
     agreement: dict[str, Any] | None = None
 
@@ -76,7 +77,7 @@ def collect(study: Study, folder: Path | None = None) -> Facts:
     return Facts(
         title=f"Networks for {Path(config.data.name).name}",
         space=Path(config.space).name,
-        settings=_settings(config, candidates),
+        settings=_settings(config, candidates) | ({} if study.latency is None else {"Latency": study.latency.words}),
         counts=counts,
         acceptance=(proposals - counts["settled"]) / proposals if proposals else None,
         seconds=sum(c.seconds for c in trained),
@@ -94,6 +95,7 @@ def collect(study: Study, folder: Path | None = None) -> Facts:
         best=None if best is None else _row(best, True, True),
         architecture=None if best is None else best.architecture,
         limits=_limits(config.budget),
+        latency="latency" if study.latency is None else "predicted latency",
         finalists=None if folder is None else read_finalists(folder),
         agreement=None if folder is None else read_agreement(folder),
     )

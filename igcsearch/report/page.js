@@ -77,7 +77,7 @@ const hideTip = () => { tip.style.opacity = 0; };
 function about(row) {
   if (row.lines) return row.lines;  // a page that words them itself
   const lines = [`${pct(row.accuracy)}  ·  candidate ${row.id}`, `${row.family || "–"}, ${count(row.params)} parameters`, `${count(row.macs)} MACs`];
-  if (row.latency != null) lines.push(`${row.latency.toFixed(2)} ms`);
+  if (row.latency != null) lines.push(`${D.latency ?? "latency"} ${row.latency.toFixed(2)} ms`);
   lines.push(row.state === "stopped" ? `stopped after epoch ${row.epochs}` : `${row.epochs} epochs${row.front ? ", on the front" : ""}`);
   return lines;
 }
@@ -121,7 +121,7 @@ function axes(f, xs, ys, xLabel, xTick) {
 
 // ---- accuracy against cost
 let cost = D.cost;
-const costNames = { params: "parameters", macs: "multiply-adds (MACs)", latency: "latency, ms" };
+const costNames = { params: "parameters", macs: "multiply-adds (MACs)", latency: `${D.latency ?? "latency"}, ms` };
 function drawFront() {
   const chart = document.getElementById("front");
   if (!chart) return;

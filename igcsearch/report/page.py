@@ -123,6 +123,7 @@ def _data(facts: Facts) -> dict[str, Any]:
         "rows": facts.rows,
         "cost": facts.cost,
         "budget": facts.limits,
+        "latency": facts.latency,
         "best_so_far": facts.best_so_far,
         "trained": facts.counts["complete"] + facts.counts["stopped"],
         "left_out": facts.left_out,

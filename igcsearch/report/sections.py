@@ -67,7 +67,7 @@ def front_section(facts: Facts) -> str:
         return '<section><h2>Accuracy and cost</h2><p class="empty">Nothing is trained yet.</p></section>'
     names = {"params": "Parameters", "macs": "MACs"}
     if any(row["latency"] is not None for row in rows):
-        names["latency"] = "Latency"
+        names["latency"] = facts.latency.capitalize()
     buttons = "".join(
         f'<button type="button" data-cost="{key}" aria-pressed="{str(key == facts.cost).lower()}">{name}</button>'
         for key, name in names.items()

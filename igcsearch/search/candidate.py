@@ -20,6 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from igcsearch.spec import Architecture, Budget
 
+from .latency import LatencyTable
+
 CANDIDATE, RESULT, STATE, RETRY_OF = "igcsearch:candidate", "igcsearch:result", "igcsearch:state", "igcsearch:retry_of"
 ORIGIN, REVIVALS, OWNER = "igcsearch:origin", "igcsearch:revivals", "igcsearch:owner"
 STATES = ("complete", "stopped", "settled", "failed", "running")
@@ -37,7 +39,8 @@ class Candidate:
         data: the architecture as JSON data, hardened where training learned something; None if the space gave none.
         proposed: as the search space gave it.
         hash, key, family, params, macs: of the architecture; "" and 0 where there is none.
-        latency_ms: median milliseconds, where it was measured.
+        latency_ms: milliseconds, where there is a budget or an objective of latency: predicted before it was trained (see
+            latency.py). In studies that have no table, measured by its worker.
         accuracy: on the validation split after the last epoch; None where it was not trained.
         epochs: trained.
         train_images, image_size: the images it was trained on.
@@ -96,10 +99,12 @@ def comparable(candidates: Iterable[Candidate], budget: Budget) -> list[Candidat
     return [candidate for candidate in able if candidate.trained_alike == ways[0][0]]
 
 
-def describe(architecture: Architecture, *, stored: bool = True) -> dict[str, Any]:
+def describe(architecture: Architecture, *, stored: bool = True, table: LatencyTable | None = None) -> dict[str, Any]:
     """The part of a candidate's record that its architecture gives; `stored` puts the architecture itself in."""
     facts: dict[str, Any] = {"hash": architecture.hash, "key": architecture.key, "family": architecture.family}
     facts |= {"params": architecture.params, "macs": architecture.macs}
+    if table is not None:
+        facts["latency_ms"] = table.predict(architecture)
     return facts | ({"architecture": architecture.to_dict()} if stored else {})
 
 

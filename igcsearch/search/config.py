@@ -1,7 +1,8 @@
 """What one search is asked to do, as frozen data: stored in the study when it is created, compared when it is resumed.
 
-A study belongs to one question: space, data, budget, recipe, objectives, and the sampler with its seed and stopping rule. How long
-it runs and on what (trials, time limit, workers, device, engine and its cluster, place of checkpoints) may differ from run to run.
+A study belongs to one question: space, data, budget, recipe, objectives, where latency is meant, and the sampler with its seed and
+stopping rule. How long it runs and on what (trials, time limit, workers, device, engine and its cluster, place of checkpoints) may
+differ from run to run.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from igcsearch.machine import available_cores
 from igcsearch.spec import Budget
 from igcsearch.training import DATA_NAMES, DataSpec, Recipe
 
+from .latency import LatencySetting
+
 SAMPLERS = ("tpe", "nsga2", "random", "evolution")
 STOPPING = ("auto", "none", "halving", "hyperband")
 COSTS = ("params", "macs", "latency")
 ENGINES = ("local", "ray")
+LATENCY_DEVICES = ("cpu", "cuda")
 
 # What a study cannot change: the field, and the option that a user gives for it.
 _FIXED = {
@@ -30,13 +34,15 @@ _FIXED = {
     "recipe": "--epochs or the recipe",
     "budget": "--max-params, --max-macs, --max-latency",
     "objectives": "--objective",
+    "latency": "--latency-device, --latency-batch, --latency-threads",
     "sampler": "--sampler",
     "seed": "--seed",
     "stopping": "--stopping",
 }
 
 _RAY_ONLY = ("address", "gpus_per_candidate", "cpus_per_candidate", "max_concurrent", "devices_per_candidate")
-_COUNTS = ("cpus_per_candidate", "max_concurrent", "devices_per_candidate")
+_LATENCY_ONLY = ("latency_device", "latency_batch", "latency_threads")
+_COUNTS = ("cpus_per_candidate", "max_concurrent", "devices_per_candidate", "latency_batch", "latency_threads")
 _OPTIONAL = ("threads_per_worker", "epochs", "cpus_per_candidate", "max_concurrent")
 
 
@@ -71,6 +77,11 @@ class SearchConfig:
         devices_per_candidate: processes that train one candidate together, each on its own device (ray only).
         checkpoints: folder of the checkpoints of candidates under way, on storage that every node sees; None: in the
             study's folder.
+        latency_device: where the networks will run, cpu or cuda, for the budget and the objective of latency; of the
+            coordinator's machine, whatever device trains.
+        latency_batch: images in a pass there.
+        latency_threads: of torch there.
+        latency_measure_s: seconds at most that parts of networks are measured for, before the search.
 
     Raises:
         UsageError: a value outside its rule, or a combination that does not go together.
@@ -96,6 +107,10 @@ class SearchConfig:
     max_concurrent: int | None = None
     devices_per_candidate: int = 1
     checkpoints: str | None = None
+    latency_device: str = "cpu"
+    latency_batch: int = 1
+    latency_threads: int = 1
+    latency_measure_s: float = 60.0
     epochs: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,8 +125,16 @@ class SearchConfig:
         Recipe.from_dict(self.overrides)  # a wrong entry is said now
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise UsageError(f"timeout {self.timeout_s!r} must be more than 0 seconds; leave it out for no limit")
-        for name, options in (("sampler", SAMPLERS), ("stopping", STOPPING), ("engine", ENGINES)):
-            _one_of(name, getattr(self, name), options)
+        if not self.latency_measure_s > 0:
+            raise UsageError(f"latency_measure_s = {self.latency_measure_s!r} must be more than 0 seconds, such as 60")
+        named = (
+            ("sampler", SAMPLERS),
+            ("stopping", STOPPING),
+            ("engine", ENGINES),
+            ("latency_device", LATENCY_DEVICES),
+        )
+        for name, options in named:
+            _one_of(name.replace("_", " "), getattr(self, name), options)
         self._check_cluster()
         if len(self.objectives) not in (1, 2) or self.objectives[0] != "accuracy":
             raise UsageError(
@@ -125,6 +148,17 @@ class SearchConfig:
                 f"stopping {self.stopping!r} needs the single objective accuracy, not {' and '.join(self.objectives)}; "
                 "use stopping 'halving' or 'none', or drop the second objective"
             )
+        if self.latency is None:
+            self._refuse_given(
+                _LATENCY_ONLY, "needs a latency to look at; give --max-latency or --objective accuracy,latency"
+            )
+
+    def _refuse_given(self, names: tuple[str, ...], why: str) -> None:
+        """Raise UsageError for the first of the fields that is not as it is by default."""
+        for name in names:
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                raise UsageError(f"{name} = {value!r} {why}")
 
     def _check_cluster(self) -> None:
         """What only the ray engine knows, the share of a GPU, and the place of checkpoints (file:// is taken off)."""
@@ -139,10 +173,7 @@ class SearchConfig:
         if self.checkpoints is not None:
             object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).expanduser().absolute()))
         if self.engine != "ray":
-            for name in _RAY_ONLY:
-                value = getattr(self, name)
-                if value != type(self).__dataclass_fields__[name].default:
-                    raise UsageError(f"{name} = {value!r} needs engine 'ray', not {self.engine!r}; give --engine ray")
+            self._refuse_given(_RAY_ONLY, f"needs engine 'ray', not {self.engine!r}; give --engine ray")
         share = self.gpus_per_candidate
         if share is None:
             return
@@ -157,14 +188,11 @@ class SearchConfig:
             raise UsageError(f"gpus_per_candidate = {share:g} does not go with device 'cpu'; leave one of them out")
 
     @property
-    def measures_latency(self) -> bool:
-        """True if candidates are timed before they are trained."""
-        return self.budget.latency_ms is not None or "latency" in self.objectives
-
-    @property
-    def probe(self) -> str | None:
-        """The space whose smallest network the workers time before the search; None without a latency budget."""
-        return None if self.budget.latency_ms is None else self.space
+    def latency(self) -> LatencySetting | None:
+        """How networks will run, where their latency is predicted: for a budget of it, or as an objective; else None."""
+        if self.budget.latency_ms is None and "latency" not in self.objectives:
+            return None
+        return LatencySetting(self.latency_device, self.latency_batch, self.latency_threads)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -231,8 +259,10 @@ def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -
 
 def question_name(config: SearchConfig) -> str:
     """A study's name on a server by default: its space, and a hash of all that a study cannot change."""
-    values = {name: getattr(config, name) for name in _FIXED if name not in ("data", "recipe", "budget")}
+    values = {name: getattr(config, name) for name in _FIXED if name not in ("data", "recipe", "budget", "latency")}
     values |= {"data": _data_key(config), "budget": config.budget.to_dict()}
+    if config.latency not in (None, LatencySetting()):  # studies had names before they could say this
+        values["latency"] = asdict(config.latency)
     values["recipe"] = config.given if config.recipe is None else config.recipe.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     return f"{Path(config.space.rpartition(':')[0] or config.space).stem}-{digest}"
@@ -279,7 +309,7 @@ def _recipe_keys(stored: SearchConfig, asked: SearchConfig) -> tuple[Any, Any]:
 
 def _difference(before: Any, now: Any) -> tuple[str, str]:
     """Both values in words, dictionaries by their first differing entry."""
-    if isinstance(before, Budget) and isinstance(now, Budget):
+    if isinstance(before, Budget | LatencySetting) and isinstance(now, Budget | LatencySetting):
         before, now = asdict(before), asdict(now)
     if isinstance(before, dict) and isinstance(now, dict):
         name = next(name for name in {**before, **now} if before.get(name) != now.get(name))

@@ -26,10 +26,11 @@ from .candidate import CANDIDATE, describe, read_candidate
 from .checkpoints import Checkpoints
 from .config import SearchConfig
 from .jobs import MAX_ATTEMPTS, DataFacts, Job
+from .latency import LatencyTable
 from .proposer import Proposal, Proposer, Rejected
 from .recovery import origin_of, recover, requeue
 from .samplers import make_pareto_halving, make_pruner
-from .settle import Settled, Space, too_slow
+from .settle import Settled, Space
 from .storage import Place
 from .telling import NotOurs, Teller
 
@@ -59,7 +60,6 @@ class _Running:
     origin: int
     reported: int = 0
     deaths: int = 0  # of its workers, since it finished an epoch last
-    latency_ms: float | None = None
 
 
 class Coordinator:
@@ -73,6 +73,7 @@ class Coordinator:
         plan: of the study.
         place: of the study.
         checkpoints: of candidates under way.
+        table: of the study, where latency is predicted.
         emit: called with every event.
         clock: seconds, for the time limit.
     """
@@ -87,6 +88,7 @@ class Coordinator:
         plan: Plan,
         place: Place,
         checkpoints: Checkpoints,
+        table: LatencyTable | None = None,
         emit: Callable[[events.Event], None] = lambda event: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,7 +96,7 @@ class Coordinator:
             raise ValueError("the coordinator needs a resolved recipe")
         self.config, self.recipe, self.facts, self.emit = config, config.recipe, facts, emit
         self._study, self._plan, self._clock = study, plan, clock
-        self._place, self._checkpoints = place, checkpoints
+        self._place, self._checkpoints, self._table = place, checkpoints, table
         self._teller = Teller(study, config.objectives, config.sampler)
         study.pruner = make_pruner(plan.stopping, self.recipe.epochs)
         against_cost = len(config.objectives) > 1 and plan.stopping == "halving"
@@ -118,6 +120,7 @@ class Coordinator:
             place=place,
             teller=self._teller,
             salt=place.enter(study),
+            table=table,
         )
         self.recovered = self._take_over()
 
@@ -134,8 +137,7 @@ class Coordinator:
                 return None
             running = self._propose()
             if running is not None:
-                if self.config.budget.latency_ms is None:
-                    self._in_a_row = 0  # else once it is measured
+                self._in_a_row = 0
                 self._running[running.trial.number] = running
                 return self._hand_out(running.trial.number)
         return None
@@ -162,27 +164,11 @@ class Coordinator:
                 return False
         self.emit(event)
         if self._halving is not None:
-            self._halving.record(running.origin, [record], self._costs(running.facts, running.latency_ms))
+            self._halving.record(running.origin, [record], self._costs(running.facts))
             return self._tally["complete"] < MIN_COMPLETE or not self._halving.stops(running.origin, epoch)
         if self._plan.stopping == "none" or epoch >= self.recipe.epochs:
             return True
         return self._tally["complete"] < MIN_COMPLETE or not prune
-
-    def measured(self, id: int, latency_ms: float) -> bool:
-        """The latency of a candidate, before it is trained. False: it is over the budget, drop it."""
-        running, limit = self._running.get(id), self.config.budget.latency_ms
-        if running is None:
-            return False  # it was taken over
-        running.latency_ms = latency_ms
-        if limit is None or latency_ms <= limit:
-            self._in_a_row = 0
-            return True
-        del self._running[id]
-        facts = {"params": running.facts["params"], "macs": running.facts["macs"], "latency_ms": latency_ms}
-        self._settle(running.trial, too_slow(latency_ms, limit), facts)
-        self._place.release(running.origin)
-        self._checkpoints.clear(running.facts["hash"])
-        return False
 
     def note(self, id: int, text: str) -> None:
         """Something that the user should know of a candidate under way."""
@@ -195,10 +181,10 @@ class Coordinator:
         if running is None:
             return  # it was taken over
         learned = result.get("architecture")
-        facts = describe(Architecture.from_dict(learned)) if learned else {}
+        facts = describe(Architecture.from_dict(learned), table=self._table) if learned else {}
         state = "stopped" if result.get("stopped") else "complete"
         record = {**facts, **{k: v for k, v in result.items() if k not in ("stopped", "architecture")}}
-        record |= {"latency_ms": running.latency_ms, "state": state}
+        record["state"] = state
         if state == "stopped":
             record["reason"] = f"stopped early at epoch {result['epochs']} of {self.recipe.epochs}"
         if not self._tell(running, record):
@@ -209,7 +195,7 @@ class Coordinator:
             self.emit(events.Stopped(self.counts, id, int(result["epochs"]), accuracy))
             return
         best, self._best = accuracy > self._best, max(accuracy, self._best)
-        seconds, latency = float(record.get("seconds", 0.0)), running.latency_ms
+        seconds, latency = float(record.get("seconds", 0.0)), cost.get("latency_ms")
         self.emit(events.Finished(self.counts, id, accuracy, cost["params"], cost["macs"], latency, seconds, best))
 
     def failed(self, id: int, reason: str) -> None:
@@ -277,9 +263,9 @@ class Coordinator:
 
     # ------------------------------------------------------------------ proposing
 
-    def _costs(self, facts: dict[str, Any], latency_ms: float | None) -> list[float]:
+    def _costs(self, facts: dict[str, Any]) -> list[float]:
         """What a candidate costs in the objectives that follow accuracy."""
-        known = {"params": facts["params"], "macs": facts["macs"], "latency": latency_ms or 0.0}
+        known = {"params": facts["params"], "macs": facts["macs"], "latency": facts.get("latency_ms") or 0.0}
         return [float(known[cost]) for cost in self.config.objectives[1:]]
 
     def _limit_reached(self) -> bool:
@@ -309,7 +295,7 @@ class Coordinator:
         architecture, number = proposed.architecture, proposed.trial.number
         checkpoint = self._checkpoints.place(architecture.hash)
         recipe = self.recipe.to_dict() | {"seed": proposed.seed}
-        job = Job(number, architecture.to_json(), recipe, checkpoint, self.config.measures_latency)
+        job = Job(number, architecture.to_json(), recipe, checkpoint)
         return _Running(proposed.trial, job, proposed.facts, proposed.origin)
 
     def _hand_out(self, id: int) -> Job:
@@ -399,7 +385,8 @@ class Coordinator:
         if CANDIDATE in frozen.user_attrs:
             proposed = frozen.user_attrs[CANDIDATE]
             if self._halving is not None:
-                self._halving.record(origin_of(frozen), candidate.curve, self._costs(proposed, candidate.latency_ms))
+                costs = self._costs({**proposed, "latency_ms": candidate.latency_ms})
+                self._halving.record(origin_of(frozen), candidate.curve, costs)
             self._checkpoints.clear(proposed["hash"])
         if candidate.state == "complete" and candidate.accuracy is not None:
             self._best = max(self._best, candidate.accuracy)

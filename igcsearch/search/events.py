@@ -3,8 +3,9 @@
 `run_search(..., on_event=callable)` calls back with one of these at a time, from the coordinator's own thread; the command line
 renders them. Nothing here is stored: the study is the record.
 
-A new search sends Started, Estimate, then for each candidate CandidateStarted, EpochDone ..., Finished | Stopped | Failed, with
-ProposalSettled, Retried and Noted between them, and Ended as the last one.
+Where latency is predicted, a new search first sends Measuring (several times) and every search Predicting. A new search sends
+Started, Estimate, then for each candidate CandidateStarted, EpochDone ..., Finished | Stopped | Failed, with ProposalSettled,
+Retried and Noted between them, and Ended as the last one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,23 @@ class Event:
     """Base of all events."""
 
     counts: Counts
+
+
+@dataclass(frozen=True)
+class Measuring(Event):
+    """Parts of the space's networks are being timed, before anything is trained: `done` `of` so many."""
+
+    setting: str  # device, batch, threads, in words
+    done: int
+    of: int
+    limit_seconds: float
+
+
+@dataclass(frozen=True)
+class Predicting(Event):
+    """From what latency is predicted, and how far the prediction was off on whole networks, in words."""
+
+    text: str
 
 
 @dataclass(frozen=True)

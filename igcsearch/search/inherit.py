@@ -25,6 +25,7 @@ from .candidate import CANDIDATE, RESULT, STATE, Candidate
 from .config import SearchConfig, space_sha256
 from .invert import find_parameters
 from .jobs import DataFacts
+from .latency import LatencyTable
 from .settle import Space
 from .storage import Place
 
@@ -44,11 +45,13 @@ class Inherited:
         candidate: as the other study has it.
         trial: the other study's.
         origin: {"study", "trial"} of where it was trained.
+        latency_ms: as the new study predicts it; None: it predicts none.
     """
 
     candidate: Candidate
     trial: FrozenTrial
     origin: Mapping[str, Any]
+    latency_ms: float | None = None
 
     @property
     def key(self) -> str:
@@ -122,8 +125,10 @@ class Inheritance:
         return len(new)
 
 
-def gather(sources: Iterable[Study], budget: Budget) -> Inheritance:
+def gather(sources: Iterable[Study], budget: Budget, table: LatencyTable | None = None) -> Inheritance:
     """The comparable candidates of studies that a budget admits, each network once, as the first study has it.
+
+    Their latency is what `table` predicts, whatever the other studies said of it.
 
     Raises:
         UsageError: a study whose search space was changed since.
@@ -141,10 +146,11 @@ def gather(sources: Iterable[Study], budget: Budget) -> Inheritance:
         for candidate in study.comparable():
             trial = trials[candidate.id]
             admitted = budget.admits(candidate.params, candidate.macs)
-            slow = budget.latency_ms is not None and (candidate.latency_ms or 0.0) > budget.latency_ms
+            latency_ms = None if table is None else table.predict(candidate.architecture)
+            slow = budget.latency_ms is not None and (latency_ms or 0.0) > budget.latency_ms
             if admitted and not slow and CANDIDATE in trial.user_attrs and RESULT in trial.user_attrs:
                 here = {"study": study.path.resolve().name, "trial": candidate.id}
-                one = Inherited(candidate, trial, trial.user_attrs.get(INHERITED, here))
+                one = Inherited(candidate, trial, trial.user_attrs.get(INHERITED, here), latency_ms)
                 found.setdefault(one.key, one)
     return Inheritance(list(found.values()), data)
 
@@ -167,7 +173,8 @@ def _finished(
 ) -> FrozenTrial:
     """The trial that a study gets for a candidate."""
     source = each.trial
-    user = {name: source.user_attrs[name] for name in (CANDIDATE, RESULT)} | {INHERITED: dict(each.origin)}
+    known = {"latency_ms": each.latency_ms}  # in place of what was known there
+    user = {name: source.user_attrs[name] | known for name in (CANDIDATE, RESULT)} | {INHERITED: dict(each.origin)}
     if parameters is None:
         return create_trial(
             state=TrialState.FAIL,

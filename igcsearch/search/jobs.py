@@ -20,7 +20,6 @@ class Job:
         architecture: as JSON text.
         recipe: as JSON data, with the candidate's own seed.
         checkpoint: path of the file that training writes each epoch and goes on from.
-        latency: True if the network is timed before it is trained.
         attempt: 1, or more after a worker died.
     """
 
@@ -28,7 +27,6 @@ class Job:
     architecture: str
     recipe: dict[str, Any]
     checkpoint: str
-    latency: bool = False
     attempt: int = 1
 
 
@@ -44,7 +42,6 @@ class DataFacts:
         device, threads: of the worker.
         versions: of Python and the libraries.
         fingerprint: of the images and their splits.
-        smallest_ms: latency of the space's smallest network, where there is a latency budget and the space names one.
     """
 
     name: str
@@ -59,7 +56,6 @@ class DataFacts:
     threads: int = 1
     versions: Mapping[str, str] | None = None
     fingerprint: str = ""
-    smallest_ms: float | None = None
 
     def problem(self, budget: Budget) -> Problem:
         """The problem that candidates answer."""

@@ -16,6 +16,7 @@ from igcsearch.spec import Architecture, Problem
 from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RESULT, RETRY_OF, STATE, describe, was_interrupted
 from .config import SearchConfig
 from .jobs import DataFacts
+from .latency import LatencyTable
 from .samplers import derived_seed, make_sampler
 from .settle import Settled, Space, settle, space_refused
 from .storage import Place
@@ -54,6 +55,7 @@ class Proposer:
         place: of the study.
         teller: is told the parameters of each whole proposal.
         salt: of the random numbers, where other coordinators work on the study already; "" for the first.
+        table: predicts latency; None where nothing asks for it.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Proposer:
         place: Place,
         teller: Teller,
         salt: str,
+        table: LatencyTable | None = None,
     ) -> None:
         self._study, self._config, self._space, self._data = study, config, space, facts
         self._population, self._place, self._teller = population, place, teller
+        self._table = table
         self._problem: Problem = facts.problem(config.budget)
         self._salt = f" of {salt}" if salt else ""
         self._seen: dict[str, int] = {}
@@ -100,10 +104,11 @@ class Proposer:
             return Rejected(trial, space_refused(error), {})
         self._teller.know(trial.params)
         origin = trial.user_attrs.get(ORIGIN, trial.number)
+        known = describe(architecture, stored=False, table=self._table)
         if RETRY_OF not in trial.user_attrs:
-            settled = settle(architecture, self._config.budget, self._seen)
+            settled = settle(architecture, self._config.budget, self._seen, known.get("latency_ms"))
             if settled is not None:
-                return Rejected(trial, settled, describe(architecture, stored=False))
+                return Rejected(trial, settled, known)
         elif not self._was_left(trial.user_attrs[RETRY_OF], trial.number):
             self._drop(trial)
             return None
@@ -114,10 +119,10 @@ class Proposer:
         if holder != origin:
             duplicate = settle(architecture, self._config.budget, {architecture.key: holder})
             assert duplicate is not None
-            return Rejected(trial, duplicate, describe(architecture, stored=False))
+            return Rejected(trial, duplicate, known)
         seed = derived_seed(self._config.seed, architecture.key)
         images = {"train_images": self._data.train, "image_size": self._data.image_size}
-        facts = describe(architecture) | {"seed": seed} | images
+        facts = describe(architecture) | known | {"seed": seed} | images
         try:
             trial.set_user_attr(CANDIDATE, facts)
         except UpdateFinishedTrialError:

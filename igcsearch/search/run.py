@@ -14,6 +14,7 @@ import optuna
 
 from igcsearch.errors import UsageError
 from igcsearch.search_spaces import get_space
+from igcsearch.spec import Problem
 from igcsearch.training import Recipe
 
 from . import events
@@ -24,9 +25,11 @@ from .engines import Engine
 from .engines.make import make_engine
 from .inherit import Inheritance
 from .jobs import DataFacts
+from .latency import TABLE, LatencyTable, stored_table
+from .measuring import Progress, check_device, measure_table
 from .places import place_at
 from .samplers import population_size, resolve_stopping
-from .settle import Space, check_budget, check_latency
+from .settle import Space, check_budget
 from .storage import SCHEMA, Place, close
 from .study import Study
 
@@ -41,6 +44,7 @@ def run_search(
     on_event: Callable[[events.Event], None] = lambda event: None,
     engine: Engine | None = None,
     inherit: Inheritance | None = None,
+    table: LatencyTable | None = None,
 ) -> Study:
     """Search until `config.trials` candidates are trained, or until another limit; Ctrl-C and SIGTERM end it cleanly.
 
@@ -55,6 +59,7 @@ def run_search(
         on_event: called with each event (see igcsearch.search.events), the last of which is `Ended`.
         engine: for tests.
         inherit: candidates of other studies to begin with; they count as trained.
+        table: to predict latency with, for a new study; None: it is measured where it is needed.
 
     Returns:
         The study, as `open_study` gives it.
@@ -72,10 +77,14 @@ def run_search(
         study = place.load() if place.exists() else None
         if study is not None:
             config = _same_question(place, study, config)
+            with place.readable():
+                table = stored_table(study.user_attrs) or table
+        if table is None and config.latency is not None:
+            check_device(config.latency)
         engine = engine or make_engine(config, place.folder)
         with _signals(engine):
             try:
-                _run(config, place, study, space, engine, on_event, inherit or Inheritance())
+                _run(config, place, study, space, engine, on_event, inherit or Inheritance(), table)
             except KeyboardInterrupt:  # before the first candidate, or a second Ctrl-C
                 if not place.exists():
                     raise
@@ -92,24 +101,31 @@ def _run(
     engine: Engine,
     emit: Callable[[events.Event], None],
     inherit: Inheritance,
+    table: LatencyTable | None,
 ) -> None:
-    """Data, budget, study, coordinator, engine, in this order."""
+    """Data, budget, latency table, study, coordinator, engine, in this order."""
     facts = engine.start()
     config = replace(config, recipe=Recipe.from_dict(facts.recipe))
     check_budget(space, facts.problem(config.budget), config.seed)
-    check_latency(config.space, config.budget, facts.smallest_ms)
+    if config.latency is not None and table is None:
+        table = measured_table(config, facts.problem(config.budget), emit, lambda: engine.stop)
     resumed = study is not None
     if study is None:
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize"] * (len(config.objectives) - 1)
-        study = place.create(directions, _attributes(config, facts))
+        study = place.create(directions, _attributes(config, facts, table))
         config = _same_question(place, study, config)  # where another search was faster, the study is that one's
     _check_same_data(place, study, facts)
     if resumed:
         study.set_user_attr("igcsearch:config", config.to_dict())  # trials, limits and places may be new
     place.describe()
+    if table is not None and TABLE not in study.user_attrs:  # begun when latency was measured candidate by candidate
+        study.set_user_attr(TABLE, table.to_dict())
     with place.readable():
         plan = Plan(**study.user_attrs["igcsearch:plan"])
+        table = stored_table(study.user_attrs)
+    if table is not None:
+        emit(events.Predicting(events.Counts(config.trials), table.words))
     named = None if config.checkpoints is None else Path(config.checkpoints) / question_name(config)
     checkpoints = Checkpoints(named or place.folder / FOLDER)
     try:
@@ -117,7 +133,14 @@ def _run(
             if inherit.candidates:
                 inherit.adopt(study, place, config, space, facts.problem(config.budget), facts)
             coordinator = Coordinator(
-                study, config, space=space, facts=facts, plan=plan, place=place, checkpoints=checkpoints, emit=emit
+                *(study, config),
+                space=space,
+                facts=facts,
+                plan=plan,
+                place=place,
+                checkpoints=checkpoints,
+                table=table,
+                emit=emit,
             )
         data = {
             name: value
@@ -142,13 +165,37 @@ def _run(
         checkpoints.tidy()
 
 
-def _attributes(config: SearchConfig, facts: DataFacts) -> dict[str, Any]:
+def measured_table(
+    config: SearchConfig,
+    problem: Problem,
+    emit: Callable[[events.Event], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> LatencyTable:
+    """A search's latency table, measured now and in this process: nothing else should run."""
+    assert config.latency is not None
+
+    def tell(progress: Progress) -> None:
+        place = progress.setting.words
+        emit(events.Measuring(events.Counts(config.trials), place, progress.done, progress.of, progress.limit_s))
+
+    return measure_table(
+        get_space(config.space),
+        problem,
+        config.latency,
+        seed=config.seed,
+        limit_s=config.latency_measure_s,
+        tell=tell,
+        stopped=stopped,
+    )
+
+
+def _attributes(config: SearchConfig, facts: DataFacts, table: LatencyTable | None = None) -> dict[str, Any]:
     """What a study says of itself."""
     assert config.recipe is not None
     epochs = config.recipe.epochs
     stopping = resolve_stopping(config.stopping, epochs, config.trials, config.sampler)
     versions = {**(facts.versions or {}), "optuna": optuna.__version__}
-    about_run = ("recipe", "versions", "smallest_ms")
+    about_run = ("recipe", "versions")
     return {
         "igcsearch:schema": SCHEMA,
         "igcsearch:config": config.to_dict(),
@@ -156,6 +203,7 @@ def _attributes(config: SearchConfig, facts: DataFacts) -> dict[str, Any]:
         "igcsearch:plan": asdict(Plan(stopping, population_size(config.trials))),
         "igcsearch:versions": versions,
         "igcsearch:space_sha256": space_sha256(config.space),
+        **({} if table is None else {TABLE: table.to_dict()}),
     }
 
 

@@ -44,13 +44,16 @@ class Settled:
     violation: float
 
 
-def settle(architecture: Architecture, budget: Budget, seen: Mapping[str, int]) -> Settled | None:
+def settle(
+    architecture: Architecture, budget: Budget, seen: Mapping[str, int], latency_ms: float | None = None
+) -> Settled | None:
     """None if the proposal is worth training.
 
     Args:
         architecture: as proposed.
-        budget: its limits on parameters and MACs are looked at.
+        budget: its limits.
         seen: equivalence key to number of the candidates trained or under way.
+        latency_ms: predicted, where there is a prediction.
     """
     params, macs = architecture.cost
     if not budget.admits(params, macs):
@@ -62,6 +65,10 @@ def settle(architecture: Architecture, budget: Budget, seen: Mapping[str, int]) 
         return Settled(
             "budget", "over budget: " + ", ".join(text for _, text in exceeded), sum(by for by, _ in exceeded)
         )
+    limit_ms = budget.latency_ms
+    if limit_ms is not None and latency_ms is not None and latency_ms > limit_ms:
+        reason = f"over budget: predicted {latency_ms:.3g} ms > {limit_ms:.3g} ms"
+        return Settled("latency", reason, latency_ms / limit_ms - 1)
     if (before := seen.get(architecture.key)) is not None:
         return Settled("duplicate", f"the same network as candidate {before}", _DUPLICATE)
     for name, block in architecture.blocks():
@@ -75,12 +82,6 @@ def settle(architecture: Architecture, budget: Budget, seen: Mapping[str, int]) 
 def space_refused(error: UsageError) -> Settled:
     """A proposal that the space itself could not make."""
     return Settled("space", str(error), _SPACE)
-
-
-def too_slow(latency_ms: float, limit_ms: float) -> Settled:
-    """A candidate whose measured latency is over the budget."""
-    reason = f"over budget: {latency_ms:.3g} ms > {limit_ms:.3g} ms"
-    return Settled("latency", reason, latency_ms / limit_ms - 1)
 
 
 def tell_settled(
@@ -142,7 +143,7 @@ def check_budget(space: Space, problem: Problem, seed: int) -> None:
     raise UsageError(f"search space {space.name!r} made none of {_TRIES:,} random proposals: {refusal}") from refusal
 
 
-def check_latency(space: str, budget: Budget, smallest_ms: float | None) -> None:
+def check_latency(space: str, budget: Budget, smallest_ms: float, where: str) -> None:
     """Make sure, before any training, that the space's smallest network is not far too slow.
 
     Not far: a network of more parameters may be somewhat faster, and the figure wanders.
@@ -151,8 +152,8 @@ def check_latency(space: str, budget: Budget, smallest_ms: float | None) -> None
         UsageError: it takes 1.5 times the budget or more.
     """
     limit = budget.latency_ms
-    if limit is not None and smallest_ms is not None and smallest_ms >= 1.5 * limit:
-        what = f"the smallest network of the space {space!r} takes {smallest_ms:.3g} ms here"
+    if limit is not None and smallest_ms >= 1.5 * limit:
+        what = f"the smallest network of the space {space!r} takes {smallest_ms:.3g} ms here ({where})"
         raise UsageError(f"no architecture is within {limit:g} ms: {what}; raise the budget (--max-latency)")
 
 

@@ -11,6 +11,7 @@ import optuna
 
 from .candidate import STATES, Candidate, comparable, read_candidate
 from .config import SearchConfig
+from .latency import LatencyTable, stored_table
 from .pareto import front_indices
 from .places import place_at
 from .storage import Place, close
@@ -58,6 +59,7 @@ class Study:
         path: the study's folder.
         place: the folder with its database.
         config: what is searched.
+        latency: what latencies are predicted from; None where they are not.
         optuna: the `optuna.Study`, for plots and dashboards.
     """
 
@@ -70,6 +72,7 @@ class Study:
             self.data: dict[str, Any] = attributes["igcsearch:data"]
             self.plan: dict[str, Any] = attributes["igcsearch:plan"]
             self.versions: dict[str, str] = attributes["igcsearch:versions"]
+            self.latency: LatencyTable | None = stored_table(attributes)
 
     def close(self) -> None:
         """Give the database's connections back."""

@@ -171,7 +171,7 @@ def test_interrupt_ends_with_the_table_and_can_go_on(tmp_path: Path, process: Ru
         out, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "Traceback" not in err + out
-    assert "complete candidates" in out
+    assert "complete candidate" in out
     assert "--resume" in out
     assert (tmp_path / "study" / "report.html").is_file()
     trained = document(process("status", tmp_path / "study", "--json"))["complete"]

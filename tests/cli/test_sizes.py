@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igcsearch.cli.sizes import parse_duration, parse_size
+from igcsearch.cli.sizes import parse_duration, parse_milliseconds, parse_size
 from igcsearch.errors import UsageError
 from igcsearch.wording import accuracy, clock, percent, plural, short
 
@@ -29,7 +29,7 @@ def test_fractions_are_exact(number: Decimal, unit: str) -> None:
 
 @given(st.text(max_size=12))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
-    for parse in (parse_size, parse_duration):
+    for parse in (parse_size, parse_duration, parse_milliseconds):
         message = ""
         try:
             assert parse(text) > 0
@@ -58,6 +58,19 @@ def test_times_add_up(days: int, hours: int, minutes: int, seconds: int) -> None
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1.5h", 5400), ("1H30M", 5400)])
 def test_times(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@given(st.decimals("0.001", 9999, places=3))
+def test_a_latency_is_in_milliseconds_unless_it_says_seconds(number: Decimal) -> None:
+    assert parse_milliseconds(f"{number}") == parse_milliseconds(f"{number}ms") == float(number)
+    assert parse_milliseconds(f"{number} s") == float(number * 1000)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "0ms", "5us", "5m", "fast", "5 ms ms", "nan", "inf"])
+def test_latencies_that_are_refused_say_value_and_cure(text: str) -> None:
+    with pytest.raises(UsageError, match=r"5ms or 0\.5s") as caught:
+        parse_milliseconds(text)
+    assert repr(text) in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "-1h", "1m1h", "5m5m", "h", "ten", "1 h", "1w"])

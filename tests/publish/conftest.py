@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from igcsearch.nn import plans
+
 from .studies import Published, fake_study, run
 
 
@@ -16,6 +18,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_times(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What these tests time is not remembered for whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("plans")
+        patch.setattr(plans, "cache_folder", lambda: place)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -191,7 +191,7 @@ def test_the_nodes_decide_what_a_device_is(
     setting = rounds.make_setting(study, on_event=planned.append, **options)  # type: ignore[arg-type]
     assert setting.device == "cpu"  # of this machine
     monkeypatch.setattr(rounds, "run_jobs", lambda waiting, *others: jobs.extend(waiting))
-    rounds.retrain_all(setting, study.found[:1], 1)
+    rounds.retrain_all(setting, [rounds.Retrained(study.found[0])], 1)
     assert [one.device for one in jobs] == [sent]
     assert planned[0].device == sent
 

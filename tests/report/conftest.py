@@ -13,6 +13,7 @@ import pytest
 
 from igcsearch.search import Candidate, SearchConfig
 from igcsearch.search.candidate import describe
+from igcsearch.search.latency import LatencyTable
 from igcsearch.search_spaces import get_space
 from igcsearch.spec import Budget, Problem
 from igcsearch.training import DataSpec, Recipe
@@ -26,6 +27,7 @@ class FakeStudy:
     config: SearchConfig
     optuna: optuna.Study
     found: list[Candidate] = field(default_factory=list)
+    latency: LatencyTable | None = None
 
     def candidates(self) -> list[Candidate]:
         return self.found

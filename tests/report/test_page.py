@@ -17,6 +17,7 @@ from igcsearch.errors import UsageError
 from igcsearch.report import write_report
 from igcsearch.report.facts import collect
 from igcsearch.report.page import render
+from igcsearch.search.latency import LatencySetting, LatencyTable
 
 Make = Callable[..., Any]
 EVIL = "</script><script>alert(1)</script>\"'&<img src=x onerror=alert(1)>"
@@ -65,6 +66,20 @@ def test_page_holds_the_figures_of_the_study(make_study: Make) -> None:
     assert [point[0] for point in data["best_so_far"]] == sorted(point[0] for point in data["best_so_far"])
     assert "fANOVA over 14 complete candidates" in page
     assert 'data-wiring="' in page
+
+
+# Rule: latencies that are predicted are called so, and the page says how far the prediction is off.
+def test_page_says_that_latencies_are_predicted_and_how_well(make_study: Make) -> None:
+    study = make_study(trained=3)
+    assert data_of(render(collect(study)))["latency"] == "latency"
+    study.found = [dataclasses.replace(c, latency_ms=1.5) for c in study.found]
+    study.latency = LatencyTable(
+        LatencySetting("cpu", 8, 2), {"a": (1.0, 1.0)}, ((), ()), checks=((1.0, 1.1), (2.0, 2.0))
+    )
+    page = render(collect(study))
+    assert data_of(page)["latency"] == "predicted latency"
+    assert ">Predicted latency</button>" in page
+    assert "predicted for cpu, batch 8, 2 threads, from 1 part measured; on 2 whole networks off by" in page
 
 
 def test_text_from_outside_is_escaped(make_study: Make) -> None:

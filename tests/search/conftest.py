@@ -89,14 +89,13 @@ class Driven:
             plan=Plan(stopping, population_size(self.config.trials)),
             place=SqlitePlace(folder),
             checkpoints=Checkpoints(folder / FOLDER),
+            table=None if self.config.latency is None else FAKES.macs_table(),
             emit=self.events.append,
         )
 
     def train(self, job: Any) -> None:
         """Report and finish one job as a worker would."""
         architecture, curve, go_on = Architecture.from_json(job.architecture), [], True
-        if job.latency and not self.coordinator.measured(job.id, architecture.macs / 1e6):
-            return
         while go_on and len(curve) < job.recipe["epochs"]:
             epoch = len(curve) + 1
             curve.append({"epoch": epoch, "validation_accuracy": FAKES.accuracy(architecture, epoch), "seconds": 0.0})

@@ -2,8 +2,8 @@
 
 The trainer runs in real worker processes (loaded from this file by path) and is told what to do by environment variables:
 FAKE_LOG (a file: one line an epoch trained), FAKE_EPOCH (seconds an epoch), FAKE_KILL (hash prefixes whose first attempt kills the
-worker in its first epoch), FAKE_DIVERGE (hash prefixes that fail), FAKE_LATENCY (milliseconds for a million MACs), FAKE_REFUSE (an
-error of the data), FAKE_NOTE (said of every candidate), FAKE_EXIT (the process ends at its start).
+worker in its first epoch), FAKE_DIVERGE (hash prefixes that fail), FAKE_REFUSE (an error of the data), FAKE_NOTE (said of every
+candidate), FAKE_EXIT (the process ends at its start).
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from igcsearch.blocks.assemble import network, stage
 from igcsearch.errors import UsageError
 from igcsearch.search.engines.worker import WorkerSpec, architecture_of
 from igcsearch.search.jobs import DataFacts, Job
+from igcsearch.search.latency import LatencySetting, LatencyTable
 from igcsearch.spec import Architecture, Problem
+from igcsearch.spec.parts import FEATURES
 from igcsearch.training import Recipe
 
 SPACE = f"{__file__}:space"
@@ -64,6 +66,12 @@ def moody_space(trial: Any, problem: Problem) -> Architecture:
     return space(trial, problem)
 
 
+def macs_table(setting: LatencySetting | None = None) -> LatencyTable:
+    """Predicts a millisecond for a million MACs."""
+    fit = tuple(1e-6 * name.endswith("macs") for name in FEATURES)
+    return LatencyTable(setting or LatencySetting(), {}, (fit, fit))
+
+
 def accuracy(architecture: Architecture, epoch: int) -> float:
     """A learnable, deterministic figure in (0, 1): wide first stages are good; rises with the epochs."""
     noise = int.from_bytes(hashlib.sha256(architecture.hash.encode()).digest()[:2], "big") / 65536
@@ -84,9 +92,6 @@ class FakeTrainer:
 
     def time_step(self, job: Job) -> float:
         return 0.01
-
-    def latency(self, job: Job) -> float:
-        return float(os.environ.get("FAKE_LATENCY", "1")) * architecture_of(job).macs / 1e6
 
     def train(
         self, job: Job, on_epoch: Callable[[dict[str, Any]], bool], on_note: Callable[[str], None]

@@ -185,7 +185,10 @@ def test_a_candidate_over_the_latency_budget_is_settled_before_it_is_trained(dri
         search.train(job)
     found = candidates(search.study)
     assert {c.state for c in found} == {"complete", "settled"}
+    assert all(c.latency_ms == pytest.approx(c.macs / 1e6) for c in found)
     assert all((c.latency_ms <= 0.5) == (c.state == "complete") for c in found)
+    settled = [c for c in found if c.state == "settled"]
+    assert all(c.seconds == 0 and "predicted" in c.reason for c in settled)
     assert all(search.study.trials[c.id].values[1] == c.latency_ms for c in found if c.state == "complete")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+import igcsearch.search.run as run_module
 from igcsearch.errors import UsageError
 from igcsearch.search import events, open_study, run_search
 from igcsearch.search.engines.local import LocalEngine
@@ -228,14 +229,19 @@ def test_an_idle_search_ticks_and_hears_ctrl_c(search, monkeypatch):
     assert time.monotonic() - begin < 60
 
 
-def test_what_a_worker_notes_and_measures_is_told(search):
-    study, seen = search(
-        trials=2, settings={"note": "its checkpoint was damaged", "latency": 1}, budget=Budget(latency_ms=4)
-    )
+# Latency is predicted from what was measured before anything is trained; what is too slow is never trained.
+def test_what_a_worker_notes_is_told_and_what_is_too_slow_is_not_trained(search, fakes, monkeypatch, log):
+    def measured(space, problem, setting, **how):
+        assert not log.read_text()
+        return fakes.macs_table(setting)
+
+    monkeypatch.setattr(run_module, "measure_table", measured)
+    study, seen = search(trials=2, settings={"note": "its checkpoint was damaged"}, budget=Budget(latency_ms=0.4))
     assert {e.text for e in seen if isinstance(e, events.Noted)} == {"its checkpoint was damaged"}
-    assert all(c.latency_ms == c.macs / 1e6 <= 4 for c in study.candidates(("complete",)))
-    settled = [c for c in study.candidates(("settled",)) if c.latency_ms is not None]
-    assert all(c.latency_ms > 4 for c in settled)
+    complete, settled = study.candidates(("complete",)), study.candidates(("settled",))
+    assert complete
+    assert all(c.latency_ms == pytest.approx(c.macs / 1e6) and c.latency_ms <= 0.4 for c in complete)
+    assert all(c.latency_ms > 0.4 for c in settled if "ms >" in c.reason)
 
 
 def test_bad_data_is_an_error_before_anything_is_made(search, tmp_path):

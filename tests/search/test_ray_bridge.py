@@ -10,7 +10,6 @@ from igcsearch.errors import UsageError
 from igcsearch.search import events
 from igcsearch.search.engines import ray_bridge
 from igcsearch.search.engines.ray_bridge import Bridge, Suggest
-from igcsearch.spec import Budget
 
 
 @pytest.fixture
@@ -116,19 +115,12 @@ def test_a_step_that_was_not_timed_does_not_hold_the_others_up(bridge):
     assert isinstance(made.suggest("b"), dict)
 
 
-@pytest.mark.parametrize(("latency", "go_on"), [(1.0, True), (9.0, False)])
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_group_is_told_what_its_latency_means_and_is_never_stopped(bridge, answered, latency, go_on):
-    made, one, _, answers = bridge(answered=answered, budget=Budget(latency_ms=4))
+def test_a_group_is_told_of_each_epoch_and_is_never_stopped(bridge):
+    made, one, _, answers = bridge(answered=True)
+    one.coordinator.report = lambda id, record: False
     made.suggest("a")
-    assert told(made, "a", "latency", latency) is (not go_on and not answered)
-    assert answers == ([("a/latency", go_on)] if answered else [])
-    if answered and not go_on:
-        assert made.suggest("b") is None  # the group still ends
-        assert told(made, "a", "dropped")
-    settled = [event for event in one.events if isinstance(event, events.ProposalSettled) and event.kind == "latency"]
-    assert len(settled) == (not go_on)
-    assert (made.suggest("b") is None) is go_on
+    assert told(made, "a", "epoch", record(1)) is False
+    assert answers == [("a/1", False)]
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,13 @@ class Trainer(trainer.Trainer):
         assert job.recipe["batch_size"] == 50
         raise RuntimeError("CUDA out of memory")
 
-    def latency(self, job):
-        return 2000.0 if job.id == 3 else 1.0
-
     def train(self, job, on_epoch, on_note, group):
         first = job.attempt == 1
-        if job.id == 0 and first and group.rank == 1:
+        if job.id == 2 and first and group.rank == 1:
             os.kill(os.getpid(), 9)
         if job.id == 1:
             raise UsageError("a cause of all")
-        if job.id == 2 and first and group.rank == 0:
+        if job.id == 3 and first and group.rank == 0:
             raise ValueError("a cause of one")
         return super().train(job, on_epoch, on_note, group)
 """
@@ -94,12 +91,12 @@ def test_an_early_stop_does_not_deadlock_and_the_next_candidate_trains(tmp_path,
 # Rules: what all processes raise fails the candidate, what one alone comes upon (or its death) is tried again, nothing hangs.
 @pytest.mark.slow
 @pytest.mark.timeout(290)
-def test_a_group_whose_processes_die_raise_or_are_too_slow(tmp_path):
+def test_a_group_whose_processes_die_or_raise(tmp_path):
     (tmp_path / "trainer.py").write_text(TRAINER)
     config = SearchConfig(
         "digits",
         DataSpec("digits", train_images=200),
-        Budget(params=8_000, latency_ms=1000),
+        Budget(params=8_000),
         Recipe(epochs=1, batch_size=100),
         trials=3,
         threads_per_worker=1,
@@ -113,11 +110,10 @@ def test_a_group_whose_processes_die_raise_or_are_too_slow(tmp_path):
     print(found, [event for event in seen if isinstance(event, events.Retried | events.Noted)])
     assert found[0] == ("complete", "")
     assert found[1] == ("failed", "a cause of all")
-    assert found[2] == ("complete", "")
-    assert found[3][0] == "settled"
+    assert found[2] == found[3] == ("complete", "")
     retried = {event.id: event.reason for event in seen if isinstance(event, events.Retried)}
-    assert set(retried) == {0, 2}
-    assert "a cause of one" in retried[2]
+    assert set(retried) == {2, 3}
+    assert "a cause of one" in retried[3]
     notes = [event.text for event in seen if isinstance(event, events.Noted)]
     assert [note.startswith("its step could not be timed: RuntimeError: CUDA out of memory") for note in notes] == [
         True

@@ -6,7 +6,6 @@ coordinator:
 
     while (job := coordinator.next_job()) is not None: place it
     an epoch is done   -> coordinator.report(job.id, epoch record) -> False: stop it
-    latency is known   -> coordinator.measured(job.id, milliseconds) -> False: drop it
     something to know  -> coordinator.note(job.id, text)
     it is trained      -> coordinator.finished(job.id, result)
     it raised          -> coordinator.failed(job.id, reason)
@@ -37,7 +36,10 @@ class Engine(Protocol):
     workers: int
 
     def start(self) -> DataFacts:
-        """Start the first worker and load the data; raises UsageError for data or a device that cannot be used."""
+        """Start the first worker and load the data; raises UsageError for data or a device that cannot be used.
+
+        When it returns, no worker computes: latency is measured next.
+        """
 
     def run(self, coordinator: Coordinator) -> None:
         """Run candidates until the coordinator has ended."""

@@ -1,7 +1,7 @@
 """The local engine: training processes on this machine (processes.py), one candidate each.
 
 Workers that die are noticed at once and replaced; their candidates go on from the last epoch. All start at once; only where
-data may have to be downloaded, the first one loads them alone.
+data may have to be downloaded, or latency is measured next, the first one loads them alone.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class LocalEngine:
 
     def __init__(self, config: SearchConfig, trainer: str = WorkerSpec.trainer) -> None:
         self._config = config
-        self._spec = WorkerSpec(
-            config.data, config.recipe, config.given, config.device, config.threads, trainer, config.probe
-        )
+        self._spec = WorkerSpec(config.data, config.recipe, config.given, config.device, config.threads, trainer)
         self._workers: list[_Worker] = []
         self._start_failures = 0
         self.workers = config.workers
@@ -55,7 +53,8 @@ class LocalEngine:
         Raises:
             UsageError: data or a device that cannot be used, or a worker that ends at once.
         """
-        for _ in range(1 if self._config.data.download else min(self._config.workers, self._config.trials)):
+        alone = self._config.data.download or self._config.latency is not None
+        for _ in range(1 if alone else min(self._config.workers, self._config.trials)):
             self._add_worker()
         worker = self._workers[0]
         while worker.facts is None:
@@ -125,11 +124,8 @@ class LocalEngine:
             self._hand(worker, job)
         elif kind == "note":
             coordinator.note(job.id, message[1])
-        elif kind in ("epoch", "latency"):
-            answer = (
-                coordinator.report(job.id, message[1]) if kind == "epoch" else coordinator.measured(job.id, message[1])
-            )
-            worker.send(answer)
+        elif kind == "epoch":
+            worker.send(coordinator.report(job.id, message[1]))
         else:
             worker.job, worker.timing = None, False
             if kind == "finished":

@@ -50,7 +50,7 @@ class Bridge:
         stopped: True once the user wants it to end.
         place: device and threads of the workers, for the results of candidates that are stopped early.
         answer: called with a key and whether a candidate goes on, after each of its epochs; Tune is then not asked to stop it
-            (ray_group.py says why). The key of its latency ends in "latency", that of an epoch in its number.
+            (ray_group.py says why). The key ends in the number of the epoch.
     """
 
     def __init__(
@@ -115,12 +115,6 @@ class Bridge:
         if kind == "timed":
             coordinator.emit(estimate(float(value), coordinator, self._workers))
             return False
-        if kind == "latency":
-            go_on = coordinator.measured(job.id, float(value))
-            if self._answer is not None:
-                self._answer(f"{tune_id}/latency", go_on)
-            if go_on or self._answer is not None:  # a group says "dropped" when it has ended
-                return False
         if kind == "epoch":
             running.records.append(value)
             go_on = coordinator.report(job.id, value)

@@ -79,7 +79,7 @@ class RayEngine:
         threads = config.threads_per_worker or self._share.cpus
         device = "cuda" if self._share.gpus else "cpu"
         data = DataSpec.from_dict(config.to_dict()["data"])  # with absolute paths
-        spec = WorkerSpec(data, config.recipe, config.given, device, threads, self._trainer, config.probe)
+        spec = WorkerSpec(data, config.recipe, config.given, device, threads, self._trainer)
         images = self._load(spec, nodes)
         self._task = Task(secrets.token_hex(6), spec, images, software())
         found = self._ask(look, (self._task,), num_cpus=self._share.cpus, num_gpus=self._share.gpus)

@@ -3,8 +3,8 @@
     driver (coordinator)  <- tune.report -  Tune function  <- Line -  process 0 of the group (processes 1 ... compute along)
                            - Answers ->                     - Line ->
 Tune is never asked to stop such a candidate: killing the function that waits for Ray Train would leave the group's processes
-behind. The coordinator's answer to each epoch, and to a latency, travels back through `Answers` instead; all processes end by
-themselves, and an early stop is an ordinary end. What all of them raise is the candidate's own and fails it; anything else, such
+behind. The coordinator's answer to each epoch travels back through `Answers` instead; all processes end by themselves, and an early
+stop is an ordinary end. What all of them raise is the candidate's own and fails it; anything else, such
 as a process that died, ends the group and is told as lost, so that the candidate goes on from its checkpoint.
 
 The processes are new for each candidate (about ten seconds), so this is for large candidates.
@@ -28,7 +28,7 @@ from igcsearch.search.jobs import Job
 from .ray_worker import Task, make_trainer
 from .worker import described
 
-_LAST = ("finished", "failed", "refused", "dropped")
+_LAST = ("finished", "failed", "refused")
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,9 @@ def train_candidate_in_group(config: dict[str, Any], task: Task, devices: Device
         tune.report({"message": (kind, value), "notes": notes})
         if kind in _LAST:
             return
-        if kind in ("epoch", "latency"):
-            epochs += kind == "epoch"
-            key = f"{name}/{epochs if kind == 'epoch' else kind}"
-            line.answer.remote(ray.get(devices.answers.take.remote(key)))
+        if kind == "epoch":
+            epochs += 1
+            line.answer.remote(ray.get(devices.answers.take.remote(f"{name}/{epochs}")))
 
 
 def _process(config: dict[str, Any]) -> None:
@@ -161,10 +160,6 @@ def _process(config: dict[str, Any]) -> None:
                 seconds = _time_step(trainer, job, group.world_size, notes)
                 if seconds is not None:
                     say("timed", seconds)
-        if job.latency and not group.lead(lambda: ask("latency", trainer.latency(job))):
-            if first:
-                say("dropped", None)
-            return
         result = trainer.train(job, lambda record: ask("epoch", record), notes.append, group=group)
     except (TrainingDiverged, UsageError) as error:  # raised by all, of which the first is heard
         say("failed", described(error))

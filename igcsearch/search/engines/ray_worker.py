@@ -3,7 +3,7 @@
 Tune starts `train_candidate` in an actor that it uses again, so that torch is imported and the trainer made once for each process.
 Every message goes to the driver by `tune.report({"message": (kind, value), "notes": [...]})`, which comes back when the driver has
 answered: the training goes on, or Tune ends this thread there (SystemExit). Kinds, in order:
-    "ready" {process}  once in each process    "refused" text        "timed" seconds    "latency" milliseconds
+    "ready" {process}  once in each process    "refused" text        "timed" seconds
     "epoch" record     after each epoch        "finished" result     "failed" text
 """
 
@@ -97,8 +97,6 @@ def train_candidate(config: dict[str, Any], task: Task) -> None:
     try:
         if config["time"]:
             tell("timed", trainer.time_step(job))
-        if job.latency:
-            tell("latency", trainer.latency(job))
         result = trainer.train(job, lambda record: tell("epoch", record), notes.append)
     except Exception as error:  # whatever happens inside one candidate is that candidate's
         tell("failed", described(error))

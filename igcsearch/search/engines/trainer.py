@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from igcsearch import __version__
-from igcsearch.errors import UsageError
-from igcsearch.nn import build, measure
 from igcsearch.search.jobs import DataFacts, Job
 from igcsearch.search.training import train_in_study
-from igcsearch.search_spaces import get_space
-from igcsearch.spec import Architecture, Problem
 from igcsearch.training import Epoch, ImageData, Recipe, default_recipe, load_data, resolve_device, time_step
 
 from .worker import WorkerSpec, architecture_of
@@ -57,7 +53,6 @@ class Trainer:
             device=str(self._device),
             threads=spec.threads,
             fingerprint=data.fingerprint,
-            smallest_ms=self._smallest_ms(spec.probe),
             versions={"igcsearch": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
         )
 
@@ -66,29 +61,10 @@ class Trainer:
         """The images, to be given to several trainers."""
         return load_data(spec.data)
 
-    def _smallest_ms(self, space: str | None) -> float | None:
-        """Milliseconds of the space's smallest network; None where it has none, or its file is not on this machine."""
-        if space is None:
-            return None
-        data = self._data
-        try:
-            smallest = get_space(space).smallest(Problem(data.image_size, data.in_channels, data.num_classes))
-        except UsageError:  # the coordinator has looked at it where it is
-            return None
-        return None if smallest is None else self._latency(smallest)
-
     def time_step(self, job: Job) -> float:
         """Seconds of one training step of the job's network."""
         recipe = Recipe.from_dict(job.recipe)
         return time_step(architecture_of(job), self._data, recipe, device=str(self._device), threads=self._threads)
-
-    def latency(self, job: Job) -> float:
-        """Median milliseconds of one image through the job's network, by one thread."""
-        return self._latency(architecture_of(job))
-
-    def _latency(self, architecture: Architecture) -> float:
-        network = build(architecture, seed=0)
-        return float(measure.latency(network, device=str(self._device), batch=1, threads=1)["median_ms"])
 
     def train(
         self,

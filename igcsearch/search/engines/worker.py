@@ -2,11 +2,11 @@
 
 It imports torch when it starts, loads the data once, then waits for jobs.
 
-It speaks over one pipe, in tuples whose first member says what they are, and never touches the study. Each message to the
-coordinator that has an answer (an epoch, a latency) is followed by waiting for it.
+It speaks over one pipe, in tuples whose first member says what they are, and never touches the study. The coordinator answers each
+epoch, and the worker waits for it.
     in:  ("train", Job) ("time", Job)                                       answers: True | False
-    out: ("ready", DataFacts) ("refused", text)   then   ("timed", seconds) | ("latency", ms) ("epoch", record)
-         ("note", text) ("finished", result) ("failed", text) ("dropped",)
+    out: ("ready", DataFacts) ("refused", text)   then   ("timed", seconds) | ("epoch", record) ("note", text)
+         ("finished", result) ("failed", text)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .processes import Channel
 @dataclass(frozen=True)
 class WorkerSpec:
     """What a worker is told when it starts. Without a recipe it takes the data's, with the entries `given`; `trainer` is
-    `module:class` or `file.py:class` (tests put their own there); `probe` is a space whose smallest network is timed."""
+    `module:class` or `file.py:class` (tests put their own there)."""
 
     data: DataSpec
     recipe: Recipe | None
@@ -39,7 +39,6 @@ class WorkerSpec:
     device: str
     threads: int
     trainer: str = "igcsearch.search.engines.trainer:Trainer"
-    probe: str | None = None
 
 
 class TrainerLike(Protocol):
@@ -48,8 +47,6 @@ class TrainerLike(Protocol):
     facts: DataFacts
 
     def time_step(self, job: Job) -> float: ...
-
-    def latency(self, job: Job) -> float: ...
 
     def train(
         self, job: Job, on_epoch: Callable[[dict[str, Any]], bool], on_note: Callable[[str], None]
@@ -76,16 +73,11 @@ def main(channel: Channel, spec: WorkerSpec) -> None:
 
 
 def _train(trainer: TrainerLike, job: Job, channel: Channel) -> tuple[Any, ...]:
-    def ask(*message: Any) -> bool:
-        channel.send(message)
+    def told(record: dict[str, Any]) -> bool:
+        channel.send(("epoch", record))
         return bool(channel.receive())
 
-    if job.latency and not ask("latency", trainer.latency(job)):
-        return ("dropped",)
-    return (
-        "finished",
-        trainer.train(job, lambda record: ask("epoch", record), lambda text: channel.send(("note", text))),
-    )
+    return "finished", trainer.train(job, told, lambda text: channel.send(("note", text)))
 
 
 def find_trainer(name: str) -> Callable[..., TrainerLike]:
