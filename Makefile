@@ -12,7 +12,7 @@ help:
 	@echo "make test     the tests"
 	@echo "make test-slow  the tests that take long"
 	@echo "make lint     style, types and which part may import which"
-	@echo "make bench    the benchmarks"
+	@echo "make bench    proposals a second; blocks and networks as they run here against stock, dense and torchvision's (minutes)"
 	@echo "make clean    removes caches and builds (not .venv, not results/studies)"
 
 install: $(STAMP)
@@ -22,7 +22,7 @@ $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
+$(STAMP): pyproject.toml setup.py constraints.txt | $(BIN)/uv
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
@@ -50,7 +50,12 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.settle
+	@echo
+	$(BIN)/python -m benchmarks.blocks --quick
+	@echo
+	$(BIN)/python -m benchmarks.networks --quick
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -f igcsearch/nn/fused/_kernels*.so
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

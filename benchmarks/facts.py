@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ def facts() -> dict[str, Any]:
     return {"python": sys.version.split()[0], **versions, "machine": platform.machine(), "processor": _processor()}
 
 
-def save(path: str | None, rows: list[dict[str, Any]]) -> None:
-    """Write rows with `facts` to a JSON file, if a path is given."""
+def save(path: str | None, rows: list[dict[str, Any]], more: Mapping[str, Any] | None = None) -> None:
+    """Write rows with `facts`, and `more` of them, to a JSON file, if a path is given."""
     if path:
-        Path(path).write_text(json.dumps({"facts": facts(), "rows": rows}, indent=1) + "\n")
+        Path(path).write_text(json.dumps({"facts": {**facts(), **(more or {})}, "rows": rows}, indent=1) + "\n")
 
 
 def _processor() -> str:

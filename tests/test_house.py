@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 import igcsearch
+from igcsearch.nn.fused import library
 
 LINKED = ("blocks", "search_spaces", "results")
 BIN = Path(sys.executable).parent
+COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+LIBRARY = "igcsearch/nn/fused/_kernels.so"
 
 
 def run(*command: str | Path, cwd: Path, input: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -82,27 +85,35 @@ def test_links_are_links(root: Path) -> None:
 def copy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is packaged, links kept, so that builds and changes leave the checkout alone."""
     target = tmp_path_factory.mktemp("checkout")
-    ignore = shutil.ignore_patterns("__pycache__", "studies")
+    ignore = shutil.ignore_patterns("__pycache__", "studies", "_kernels*")
     for name in ("igcsearch", *LINKED):
         shutil.copytree(root / name, target / name, symlinks=True, ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(root / name, target)
     return target
 
 
-# Rule: the wheel holds the linked folders as igcsearch.*, as files, with the published networks, and nothing else.
+def build_wheel(copy: Path, folder: Path) -> Path:
+    """The wheel of the copy, built in a fresh process by what the environment holds."""
+    build = f"from setuptools import build_meta; print(build_meta.build_wheel({str(folder)!r}))"
+    done = run(sys.executable, "-c", build, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+# Rule: the wheel holds the linked folders as igcsearch.*, as files, with the published networks, and the compiled
+# kernels with their sources; and nothing else.
 def test_wheel(copy: Path, tmp_path: Path) -> None:
     (copy / "results" / "an-entry").mkdir()
     (copy / "results" / "an-entry" / "architecture.json").write_text("{}")
     (copy / "results" / "studies" / "a-study").mkdir(parents=True)
     (copy / "results" / "studies" / "a-study" / "architecture.json").write_text("{}")
-    build = f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))"
-    done = run(sys.executable, "-c", build, cwd=copy)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name.startswith(f"igcsearch-{igcsearch.__version__}-py3-none-any")
+    wheel = build_wheel(copy, tmp_path)
+    assert wheel.name.startswith(f"igcsearch-{igcsearch.__version__}-py3-none-")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"igcsearch"}
     sources = {f"igcsearch/{path.relative_to(copy / 'igcsearch')}" for path in (copy / "igcsearch").glob("**/*.py")}
     for name in LINKED:
@@ -111,6 +122,27 @@ def test_wheel(copy: Path, tmp_path: Path) -> None:
     assert {"igcsearch/blocks/__init__.py", "igcsearch/results/an-entry/architecture.json"} <= names
     assert "igcsearch/py.typed" in names
     assert not [name for name in names if "studies" in name or "tests" in name]
+    fused = {name for name in names if name.startswith("igcsearch/nn/fused/") and not name.endswith(".py")}
+    kernels = {f"igcsearch/nn/fused/{path.name}" for path in library.sources()}
+    if not COMPILER:
+        assert fused == kernels
+        return
+    assert fused == {*kernels, LIBRARY}
+    assert not wheel.name.endswith("-any.whl")
+    library._load(tmp_path / "installed" / LIBRARY, library.source_hash())  # of these sources, and it runs here
+
+
+# Rule: without a compiler the wheel is made all the same, for any platform, also where an earlier build lies.
+def test_wheel_without_a_compiler(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.COMPILER, "")
+    wheel = build_wheel(copy, tmp_path)
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (about,) = [archive.read(name).decode() for name in names if name.endswith("/WHEEL")]
+    assert LIBRARY not in names
+    assert "igcsearch/nn/fused/kernels.cpp" in names
+    assert "Root-Is-Purelib: true" in about
 
 
 def canonical(requirement: str) -> str:

@@ -1,0 +1,145 @@
+"""The benchmarks of execution: each command with a tiny configuration, the rows that other tools read, and what they compare."""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from igcsearch.blocks import igcv1, igcv2, igcv3
+from igcsearch.nn.network import BlockLayer
+from igcsearch.spec import Problem
+
+BLOCK_KEYS = {"channels", "branch_widths", "size", "batch", "device", "dtype", "pass"}
+BLOCK_KEYS |= {"stock_ms", "dense_ms", "planned_ms", "plan", "copy_ms"}
+NETWORK_KEYS = {"name", "macs", "params", "batch", "device", "dtype", "images_per_s", "ms"}
+
+
+@pytest.fixture
+def load(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of benchmarks/, which is no installed package."""
+    monkeypatch.syspath_prepend(str(root))
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+def command(root: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    called = [sys.executable, "-m", f"benchmarks.{name}", "--threads", "1", "--seconds", "0.01", *options]
+    return subprocess.run(called, cwd=root, capture_output=True, text=True)
+
+
+def rows_of(root: Path, folder: Path, name: str, *options: str) -> tuple[list[dict[str, Any]], str]:
+    done = command(root, name, "--json", str(folder / "rows.json"), *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "rows.json").read_text())
+    assert found["facts"]["threads"] == 1
+    return found["rows"], done.stdout
+
+
+# Rule: rows have the keys that the contract names, times are positive, and what is compared gives the same numbers.
+@pytest.mark.parametrize(("dtype", "close"), [("float32", 1e-5), ("bfloat16", 5e-2)])
+def test_blocks(root: Path, tmp_path: Path, dtype: str, close: float) -> None:
+    picture = tmp_path / "plot.svg"
+    options = ["--case", "16:4,4:5:2", "--case", "24:2,3,4:3:1", "--backward", "--plot", str(picture), "--dtype", dtype]
+    rows, said = rows_of(root, tmp_path, "blocks", *options)
+    assert [row["pass"] for row in rows] == ["forward"] * 2 + ["forward+backward"] * 2
+    assert [row["branch_widths"] for row in rows[:2]] == [[4, 4], [2, 3, 4]]
+    for row in rows:
+        assert set(row) >= BLOCK_KEYS
+        assert min(row[key] for key in row if key.endswith("_ms") and isinstance(row[key], float)) > 0
+        assert row["difference"] < close
+    assert "over 15%" in said
+    assert len(list(ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}circle"))) == 3 * len(rows)
+
+
+def test_networks(root: Path, tmp_path: Path) -> None:
+    rows, said = rows_of(root, tmp_path, "networks", "--quick", "--size", "32", "--batch", "2")
+    for row in rows:
+        assert set(row) >= NETWORK_KEYS
+        assert row["images_per_s"] == pytest.approx(2000 / row["ms"])
+    by_network = {row["name"]: row for row in rows}
+    # at equal multiply-adds: never more than what it is held against
+    assert by_network["igcv2_x1"]["macs"] <= by_network["mobilenet_v1_x0.5"]["macs"]
+    kinds = {name: {row["execution"] for row in rows if row["name"] == name} for name in by_network}
+    assert kinds["mobilenet_v1_x0.5"] == kinds["igcv2_x1"] == {"stock", "planned"}
+    assert kinds["shufflenet_v2_x1_0"] == {"stock", "folded"}
+    assert "times the images a second" in said
+
+
+# Rule: what cannot be measured is said in one line.
+@pytest.mark.parametrize("options", [["--case", "16:5,4:5:2"], ["--case", "16"], ["--threads", "0"]])
+def test_bad_options(root: Path, options: list[str]) -> None:
+    done = command(root, "blocks", *options)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+# Rule: the reference networks are those of the papers, to the parameter.
+def test_layouts(load: Callable[[str], ModuleType]) -> None:
+    layouts, problem = load("layouts"), Problem(224, 3, 1000)
+    assert layouts.mobilenet_v1(problem, 1.0).params == 4_231_976
+    assert layouts.mobilenet_v1(problem, 0.5).params == 1_331_592
+    assert layouts.mobilenet_v1(problem, 1.0).macs == pytest.approx(568.74e6, rel=1e-4)
+    assert layouts.igcv3_network(problem, 1.0).params == 3_491_688
+    name, found = layouts.igcv2_below(problem, 149_000_000)
+    assert name == "igcv2_x1.25"
+    assert 0.9 * 149e6 < found.macs <= 149e6
+    assert all(block.report["complementary"] == "strict" for _, block in found.blocks() if block.family == "igcv2")
+
+
+# Rule: the dense block of IGCV1 and IGCV2 is a separable convolution of the same widths, that of IGCV3 MobileNet V2's.
+def test_dense_blocks(load: Callable[[str], ModuleType]) -> None:
+    cases = load("cases")
+
+    def shape(block: Any) -> list[tuple[int, ...]]:
+        return [(f.in_channels, f.out_channels, f.kernel_size, f.groups, f.stride) for f in cases.dense(block).factors]
+
+    assert shape(cases.product(64, 8, 8)) == [(64, 64, 1, 1, 1)]
+    separable = [(16, 16, 3, 16, 2), (16, 32, 1, 1, 1)]
+    assert shape(igcv2(16, 32, branch_widths=(4, 4), stride=2)) == separable
+    assert shape(igcv1(16, 32, primary_groups=4, stride=2)) == separable
+    assert shape(igcv3(16, 32, stride=2)) == [(16, 96, 1, 1, 1), (96, 96, 3, 96, 2), (96, 32, 1, 1, 1)]
+
+
+# Rule: the stock block computes what the network's own plain execution computes, in both layouts, folded or not.
+@pytest.mark.parametrize("folded", [True, False])
+def test_stock_blocks(load: Callable[[str], ModuleType], folded: bool) -> None:
+    blocks, cases = load("blocks"), load("cases")
+    x = torch.randn(2, 24, 5, 5)
+    for block in (
+        cases.product(24, 4, 6),
+        igcv2(24, 24, branch_widths=(4, 6), residual=True, shuffle="random", activation="hardswish"),
+        igcv3(24, 24),
+        igcv1(24, 48, primary_groups=6, stride=2, residual=True),
+    ):
+        layer = blocks.build(block, torch.device("cpu"))
+        for norm in (module for module in layer.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            norm.weight.data.uniform_(0.5, 2)
+        layer.eval().execution = "plain"
+        with torch.inference_mode():
+            wanted = layer(x)
+            stock = blocks.Stock(layer, folded).eval()
+            for layout in (torch.contiguous_format, torch.channels_last):
+                found = stock(x.contiguous(memory_format=layout))
+                assert found.is_contiguous(memory_format=layout)
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+# Rule: sampled blocks are the same every time, all different, and each can be measured.
+def test_sampled(load: Callable[[str], ModuleType]) -> None:
+    cases = load("cases")
+    found = cases.sampled(8)
+    assert [case.block.text for case in found] == [case.block.text for case in cases.sampled(8)]
+    assert len({case.block.text for case in found}) == 8
+    for case in found:
+        assert BlockLayer(cases.dense(case.block)).steps
+        assert case.size >= 1
+        assert case.label
