@@ -80,7 +80,8 @@ class LinearProduct:
     def choice(self, x_NCHW: Tensor) -> str:
         """The table's way for such an input."""
         kind = x_NCHW.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_NCHW.dtype
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if autocast else x_NCHW.dtype
         if kind == "cpu" and self.widest >= NARROWEST and fused_available(kind, dtype):
             return "fused"
         return "multiplied" if self.widest <= WIDEST and not self.spatial else "stock"

@@ -469,8 +469,64 @@ INLINE void outer_rows(const float* const* dy, const float* const* x, int64_t te
     for (; l < terms; l++) outer<A, 1>(dy, x + l, pixels, gradient + l, terms);
 }
 
-// A group's weight gradient, shape (count, terms).
-static void weigh(const float* const* dy, int64_t count, const float* const* x, int64_t terms, int64_t pixels, float* gradient) {
+// R rows of a gradient by V vectors of its terms, from the turned input (pixels, width): no sums across a vector.
+template <int R, int V>
+INLINE void turned_rows(const float* const* dy, const float* turned, int64_t width, int64_t terms, int64_t pixels, float* gradient,
+                        int64_t row_stride) {
+    vec sum[R][V] = {};
+    for (int64_t p = 0; p < pixels; p++) {
+        vec part[V];
+        for (int v = 0; v < V; v++) part[v] = load(turned + p * width + v * LANES);
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++) sum[r][v] += part[v] * dy[r][p];
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) {
+            float* target = gradient + r * row_stride + v * LANES;
+            if ((v + 1) * LANES <= terms) {
+                store(target, load(target) + sum[r][v]);
+            } else {
+                float numbers[LANES];
+                store(numbers, sum[r][v]);
+                for (int64_t i = 0; i < terms - v * LANES; i++) target[i] += numbers[i];
+            }
+        }
+}
+
+// A group's weight gradient by way of its input, turned: for branches so wide that a vector is filled.
+static void weigh_turned(const float* const* dy, int64_t count, const float* const* x, int64_t terms, int64_t pixels, float* gradient,
+                         float* room) {
+    constexpr int V = 2, R = LANES < 16 ? 4 : 8;
+    const int64_t width = V * LANES;
+    for (int64_t l = 0; l < terms; l += width) {
+        int64_t here = least(width, terms - l);
+        for (int64_t p = 0; p < pixels; p += LANES)
+            for (int64_t first = 0; first < width; first += LANES) {
+                if (first >= here) break;
+                vec m[LANES];
+                for (int i = 0; i < LANES; i++) m[i] = first + i < here ? load(x[l + first + i] + p) : vec{};
+                transpose(m);
+                for (int i = 0; i < LANES; i++) store(room + (p + i) * width + first, m[i]);
+            }
+        int64_t r = 0;
+        if (here > LANES) {
+            for (; r + R <= count; r += R) turned_rows<R, 2>(dy + r, room, width, here, pixels, gradient + r * terms + l, terms);
+            for (; r < count; r++) turned_rows<1, 2>(dy + r, room, width, here, pixels, gradient + r * terms + l, terms);
+        } else {
+            for (; r + R <= count; r += R) turned_rows<R, 1>(dy + r, room, width, here, pixels, gradient + r * terms + l, terms);
+            for (; r < count; r++) turned_rows<1, 1>(dy + r, room, width, here, pixels, gradient + r * terms + l, terms);
+        }
+    }
+}
+constexpr int TURNED = 2 * LANES;  // numbers of room for each pixel
+
+// A group's weight gradient, shape (count, terms); `room` for TURNED numbers a pixel, or null.
+static void weigh(const float* const* dy, int64_t count, const float* const* x, int64_t terms, int64_t pixels, float* gradient,
+                  float* room) {
+    if (room && terms >= LANES - LANES / 4 && count >= 4 && pixels < 1024) {
+        weigh_turned(dy, count, x, terms, pixels, gradient, room);
+        return;
+    }
     constexpr int A = LANES == 4 ? 2 : 4;
     int64_t r = 0;
     for (; r + A <= count; r += A) outer_rows<A>(dy + r, x, terms, pixels, gradient + r * terms);
@@ -509,7 +565,9 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
         if (me == 0) used = n;
         // Rows of the input of every factor, and two sets of rows of gradients; as many lists of pointers and two for a group.
         size_t buffer = size_t(channels) * stride * sizeof(float), list = size_t(channels) * sizeof(float*);
-        char* memory = static_cast<char*>(arena.reserve((count + 2) * buffer + (count + 5) * list));
+        size_t turned = size_t(TURNED) * stride * sizeof(float);
+        char* memory = static_cast<char*>(arena.reserve((count + 2) * buffer + (count + 5) * list + turned));
+        float* room = reinterpret_cast<float*>(memory + (count + 2) * buffer + (count + 5) * list);
         float** lists = reinterpret_cast<float**>(memory + (count + 2) * buffer);
         auto rows_of = [&](int64_t i) { return reinterpret_cast<float*>(memory + i * buffer); };
         auto list_of = [&](int64_t i) { return lists + i * channels; };
@@ -542,11 +600,11 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
                 sum -= read * factor.out;
                 bool first = f == 0;
                 float** before = list_of(other);
-                float* room = rows_of(now == count ? count + 1 : count);
+                float* place = rows_of(now == count ? count + 1 : count);
                 if (first && cut.direct && dx.data)
                     point(static_cast<float*>(dx.data), shape, dx.channels, tile, nullptr, before);
                 else
-                    point(room, read, stride, before);
+                    point(place, read, stride, before);
                 for (int64_t g = 0; g < factor.groups; g++) {
                     const float* const* behind = const_cast<const float* const*>(list_of(now) + g * factor.out);
                     for (int64_t l = 0; l < factor.in; l++) {
@@ -554,7 +612,7 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
                         scratch[l] = list_of(f)[row];
                         targets[l] = before[row];
                     }
-                    weigh(behind, factor.out, scratch, factor.in, tile.padded, sum + g * factor.in * factor.out);
+                    weigh(behind, factor.out, scratch, factor.in, tile.padded, sum + g * factor.in * factor.out, room);
                     if (!first || dx.data)
                         group(behind, factor.out, factor.weight + g * factor.group_stride, factor.term_stride, factor.row_stride,
                               nullptr, NONE, targets, factor.in, tile.padded);

@@ -30,11 +30,13 @@ from .reference import reference
 
 _DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 MOST_FACTORS = 32  # of one call; kernels.cpp has the same number
+_MOST_STRIDE = 8  # likewise, in spatial.h
 #: Activations that `folded` runs inside, with their numbers in kernels.h.
 ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "relu6": 2, "hardswish": 3}
 _CACHED = 200_000  # numbers of one buffer of rows, which lies in a core's cache
 
 
+@torch.compiler.assume_constant_result  # a compiled graph takes it as it is then
 def fused_available(device: torch.device | str, dtype: torch.dtype, *, spatial: bool = False) -> bool:
     """True if products run fused there (`spatial`: those that begin with a k x k factor, too); elsewhere the operators give the
     same by stock ones."""
@@ -82,11 +84,9 @@ def product(
         stride: of the first factor.
     """
     kind = x_NCHW.device.type
-    if torch.is_autocast_enabled(kind):
+    if x_NCHW.dtype is not torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x_NCHW = x_NCHW.to(torch.get_autocast_dtype(kind))
-    wanted = weights[0].shape[1] * groups[0]
-    if x_NCHW.dim() != 4 or x_NCHW.shape[1] != wanted:
-        raise RuntimeError(f"expected an input of shape (N, {wanted}, H, W), got {tuple(x_NCHW.shape)}")
+    _check(x_NCHW, weights, groups)
     if x_NCHW.dtype not in _DTYPES.get(kind, ()) or len(weights) > MOST_FACTORS:
         return reference(x_NCHW, weights, index, groups, bias, stride)
     result: Tensor = torch.ops.igcsearch.product(x_NCHW, list(weights), index, list(groups), bias, stride)
@@ -193,7 +193,10 @@ def folded(
         activations, final: numbers of ACTIVATIONS.
         residual: of the output's shape, or None.
     """
+    _check(x, weights, groups)
     x = _dense(x)
+    if residual is not None and residual.shape != _output(x, weights, stride).shape:
+        raise RuntimeError(f"a residual of shape {tuple(residual.shape)} is not of the output's")
     if not _fused(x, weights, stride) or x.is_cuda:
         return _folded_by_stock(x, weights, biases, index, groups, stride, activations, residual, final)
     y = _output(x, weights, stride)
@@ -272,13 +275,15 @@ class Folded:
     def __call__(self, x_NCHW: Tensor, residual: Tensor | None = None, final: int = 0) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""
         weights, biases, index, groups, stride, activations = self.fixed
-        if x_NCHW.dtype is not torch.float32 or x_NCHW.is_cuda or kernels() is None or _watched():
+        rest = x_NCHW.dtype is not torch.float32 or x_NCHW.device.type != "cpu" or stride > _MOST_STRIDE
+        if rest or kernels() is None or _watched():
             y: Tensor = folded(x_NCHW, weights, biases, index, groups, stride, activations, residual, final)
             return y
         x = _dense(x_NCHW)
         layout = _format(x)
         key = (*x.shape, layout, torch.get_num_threads())
         if key not in self._known:
+            _check(x, weights, groups)
             like = _output(x, weights, stride)
             numbers = _common(x, like, weights, index, groups, stride, biases=biases, activations=activations)
             head = [0, x.shape[1], 0, like.shape[1], 0, 0]
@@ -286,6 +291,8 @@ class Folded:
         shape, numbers_of = self._known[key]
         arguments = type(numbers_of).from_buffer_copy(numbers_of)  # other threads may call at the same time
         y = torch.empty(shape, memory_format=layout)
+        if residual is not None and (residual.shape != y.shape or residual.dtype is not y.dtype):
+            raise RuntimeError(f"a residual of shape {tuple(residual.shape)} ({residual.dtype}) is not as the output")
         more = None if residual is None else residual.contiguous(memory_format=layout)
         arguments[0], arguments[2], arguments[5] = x.data_ptr(), y.data_ptr(), final
         if more is not None:
@@ -328,6 +335,13 @@ def product_macs(out_shape: Sequence[int], weights: Sequence[Sequence[int]]) -> 
 # ---------------------------------------------------------------- helpers
 
 
+def _check(x: Tensor, weights: Sequence[Tensor], groups: Sequence[int]) -> None:
+    """Refuse what the kernels would read beyond."""
+    wanted = weights[0].shape[1] * groups[0]
+    if x.dim() != 4 or x.shape[1] != wanted:
+        raise RuntimeError(f"expected an input of shape (N, {wanted}, H, W), got {tuple(x.shape)}")
+
+
 def _watched() -> bool:
     """True while something (a compiler, a tracer, a counter) has to see the operators that are called."""
     return (
@@ -338,7 +352,7 @@ def _watched() -> bool:
 
 
 def _fused(x: Tensor, weights: list[Tensor], stride: int) -> bool:
-    return fused_available(x.device, x.dtype, spatial=weights[0].shape[2] > 1 or stride > 1)
+    return stride <= _MOST_STRIDE and fused_available(x.device, x.dtype, spatial=weights[0].shape[2] > 1 or stride > 1)
 
 
 def _format(x: Tensor) -> torch.memory_format:
@@ -367,12 +381,33 @@ def _laid(weight: Tensor) -> Tensor:
 def _reference_backward(
     dy: Tensor, x: Tensor, weights: list[Tensor], index: Tensor, groups: list[int], stride: int, need_x: bool
 ) -> list[Tensor]:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(need_x)
-        weights = [weight.detach().requires_grad_() for weight in weights]
-        wanted = [*weights, x] if need_x else weights
-        found = torch.autograd.grad(reference(x, weights, index, groups, None, stride), wanted, dy)
-    return [*found] if need_x else [*found, x.new_empty(0)]
+    # Written out, as autograd is off inside an operator.
+    reads, at, y = [], 0, x
+    for weight, count in zip(weights, groups, strict=True):
+        source = index[at : at + weight.shape[1] * count].long()
+        reads.append((y[:, source], source))
+        y = F.conv2d(reads[-1][0], weight.to(x.dtype), None, 1 if at else stride, weight.shape[2] // 2, groups=count)
+        at += len(source)
+    dy, gradients = dy[:, index[at:].long()], []
+    for i in reversed(range(len(weights))):
+        (read, source), weight = reads[i], weights[i]
+        step, pad = 1 if i else stride, weight.shape[2] // 2
+        dy, gradient, _ = torch.ops.aten.convolution_backward(
+            dy,
+            read,
+            weight.to(x.dtype),
+            None,
+            [step] * 2,
+            [pad] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            groups[i],
+            [i > 0 or need_x, True, False],
+        )
+        gradients.append(gradient.to(weight.dtype))
+        dy = dy[:, source.argsort()] if i or need_x else x.new_empty(0)
+    return [*reversed(gradients), dy.contiguous(memory_format=_format(x)) if need_x else dy]
 
 
 def _tile(x: Tensor, weights: list[Tensor]) -> int:

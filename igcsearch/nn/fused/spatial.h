@@ -77,7 +77,10 @@ INLINE void part(const float* source, float* evens, float* odds, int64_t n) {
     int64_t x = part_by<Whole, LANES>(source, evens, odds, n);
     if (LANES > 8 && !x) x = part_by<Eight, 8>(source, evens, odds, n);
     if (LANES > 4 && !x) x = part_by<Four, 4>(source, evens, odds, n);
-    for (; x < n; x++) (x % 2 ? odds : evens)[x / 2] = source[x];
+    for (; x < n; x++) {
+        float* target = x % 2 ? odds : evens;
+        target[x / 2] = source[x];
+    }
 }
 
 // Rows of the image into the planes of their phase, and back; `step` between the rows that follow one another in a plane.
@@ -478,7 +481,7 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
                         few[l] = list_of(f)[row];
                         targets[l] = before[row];
                     }
-                    weigh(own + g * factor.out, factor.out, few, factor.in, extent, sum + g * factor.in * factor.out);
+                    weigh(own + g * factor.out, factor.out, few, factor.in, extent, sum + g * factor.in * factor.out, nullptr);
                     group(behind + g * factor.out, factor.out, factor.weight + g * factor.group_stride, factor.term_stride,
                           factor.row_stride, nullptr, NONE, targets, factor.in, all);
                 }
@@ -491,7 +494,7 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
             for (int64_t c = 0; c < first.groups * first.out; c++) own[c] = behind[c] + room.origin;
             for (int64_t g = 0; g < first.groups; g++) {
                 taps(s, first, g, list_of(0), room.plane, scratch);
-                weigh(own + g * first.out, first.out, scratch, terms, extent, sum + g * first.out * terms);
+                weigh(own + g * first.out, first.out, scratch, terms, extent, sum + g * first.out * terms, nullptr);
             }
             if (!dx.data) continue;
             for (int64_t q = 0; q < phases; q++)
