@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from igcsearch.errors import UsageError
 from igcsearch.nn.fused import fused_available
-from igcsearch.nn.inference import PlannedBlock, fold
+from igcsearch.nn.inference import PLANS, PlannedBlock, fold
 from igcsearch.nn.layers import ChannelShuffle, FactorLayer
 from igcsearch.nn.network import BlockLayer, initialise
 from igcsearch.nn.plans import block_ms
@@ -137,7 +137,7 @@ def measure(case: Case, given: argparse.Namespace, backward: bool, measured: Pea
             ways[layout] = _table(cast(BlockLayer, planned), x)
         else:
             layer = build(case.block, device).eval()
-            plans[layout] = block_ms(layer, x.float())
+            plans[layout] = block_ms(layer, x.float(), _plans(case.block))
             ways[layout] = min(plans[layout], key=lambda plan: plans[layout][plan])
             planned = PlannedBlock(layer, ways[layout])
         modules = {
@@ -187,6 +187,12 @@ def _call(module: nn.Module, x: Tensor, backward: bool) -> Callable[[], object]:
         dy = torch.randn_like(module(x))
     wanted = [x, *module.parameters()]
     return lambda: torch.autograd.grad(module(x), wanted, dy)
+
+
+def _plans(block: Block) -> list[str]:
+    """The plans that differ for a block: without a k x k factor "split" is "fused"."""
+    spatial = any(factor.kernel_size > 1 for factor in block.factors)
+    return [plan for plan in PLANS if spatial or plan != "split"]
 
 
 def _table(layer: BlockLayer, x: Tensor) -> str:

@@ -91,10 +91,15 @@ def test_two_processes_train_what_one_does(name: str, one: Path, two: Path) -> N
 
 
 def test_single_precision_too(one: Path, two: Path) -> None:
-    # Rule: in float32 the first step's gradients agree to 1e-5; of two epochs the accuracy is the same.
+    # Rule: in float32 the first step's gradients agree to 1e-5, and the first epoch's loss. Of more no more is to be had: a
+    # rounding can put a unit on the other side of zero. One process with initial weights changed by 1e-7 ends two epochs
+    # either 1e-6 or 0.06 away, by stock convolutions too.
     for name in ("gradients", "gradients-cut"):
         assert furthest(*[load_file(folder / f"{name}.rank0") for folder in (one, two)]) < 1e-5
-    assert_same_training(one, two, "single", 1e-3)
+    (first, last), (ours, end) = told(one, "single"), told(two, "single")
+    assert ours["train_loss"] == pytest.approx(first["train_loss"], rel=1e-5)
+    assert ours["validation_accuracy"] == first["validation_accuracy"]
+    assert end["train_loss"] == pytest.approx(last["train_loss"], rel=0.01)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(two: Path) -> None:
