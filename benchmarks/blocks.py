@@ -289,8 +289,8 @@ def main() -> None:
         for case in cases:
             rows.append(measure(case, given, backward, measured))
             show(rows[-1])
+            save(given.json, rows, how)  # each time, so that what is interrupted keeps what it has
     check(rows)
-    save(given.json, rows, how)
     if given.plot:
         Path(given.plot).write_text(scatter(points(rows), "multiply-adds / dense", "time / dense"))
 

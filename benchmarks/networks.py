@@ -214,7 +214,7 @@ def main() -> None:
             rows += (new := measure(found, batch, given))
             show(new)
             verdicts(new)
-    save(given.json, rows, how)
+            save(given.json, rows, how)
 
 
 if __name__ == "__main__":
