@@ -28,6 +28,7 @@ from .fused.operators import ACTIVATIONS as FUSED_ACTIVATIONS
 from .fused.operators import MOST_FACTORS, Folded
 from .layers import ACTIVATIONS, FactorLayer, shuffle_layer
 from .network import BlockLayer, Network
+from .workspace import Workspace
 
 PLANS = ("fused", "split", "collapsed", "stock")
 
@@ -147,9 +148,16 @@ class FusedRun(nn.Module):
         self._gather()
         return self
 
-    def forward(self, x_NCHW: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
-        """(N, C_in, H, W) to (N, C_out, H', W')."""
-        return self._run(x_NCHW, residual, FUSED_ACTIVATIONS[activation])
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        residual: Tensor | None = None,
+        activation: str | None = None,
+        room: Workspace | None = None,
+        busy: Sequence[Tensor | None] = (),
+    ) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H', W'), in `room` where there is one, which must not touch `busy`."""
+        return self._run(x_NCHW, residual, FUSED_ACTIVATIONS[activation], room, busy)
 
 
 class PlannedBlock(nn.Module):
@@ -162,17 +170,25 @@ class PlannedBlock(nn.Module):
         self.shortcut = None if layer.shortcut is None else nn.Sequential(*planned_parts(list(layer.shortcut), plan))
         self.takes_rest = isinstance(self.parts[-1], FusedRun) and layer.activation in FUSED_ACTIVATIONS
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The product, its shortcut, the activation."""
-        residual = None if self.shortcut is None else self.shortcut(x_NCHW)
-        y_NCHW = x_NCHW
+    def forward(self, x_NCHW: Tensor, room: Workspace | None = None) -> Tensor:
+        """The product, its shortcut, the activation. With a workspace the result may lie in it."""
+        residual = None if self.shortcut is None else x_NCHW
+        for part in self.shortcut or ():
+            residual = _run(part, residual, room, (x_NCHW,))
+        y_NCHW, busy = x_NCHW, (x_NCHW, residual)
         for part in self.parts[:-1] if self.takes_rest else self.parts:
-            y_NCHW = part(y_NCHW)
+            y_NCHW = _run(part, y_NCHW, room, busy)
         if self.takes_rest:
-            return cast(Tensor, self.parts[-1](y_NCHW, residual, self.activation))
+            return cast(Tensor, self.parts[-1](y_NCHW, residual, self.activation, room, busy))
         if residual is not None:
             y_NCHW = y_NCHW + residual
         return ACTIVATIONS[self.activation](y_NCHW)
+
+
+def _run(part: nn.Module, x_NCHW: Tensor | None, room: Workspace | None, busy: Sequence[Tensor | None]) -> Tensor:
+    if isinstance(part, FusedRun):
+        return cast(Tensor, part(x_NCHW, room=room, busy=busy))
+    return cast(Tensor, part(x_NCHW))
 
 
 def planned_parts(layers: Sequence[nn.Module], plan: str) -> list[nn.Module]:
@@ -217,12 +233,16 @@ def _run_length(layers: Sequence[nn.Module], plan: str) -> int:
         length += 1
         if plan == "collapsed" and factor.activation is not None:
             break
-    grouped = any(cast(FactorLayer, layer).factor.groups > 1 for layer in layers[:length])
-    return length if grouped else 0
+    factors = [cast(FactorLayer, layer).factor for layer in layers[:length]]
+    few = plan == "fused" and length > 0 and factors[0].in_channels <= 4  # images: stock convolutions are slow on them
+    return length if few or any(factor.groups > 1 for factor in factors) else 0
 
 
 class InferenceNetwork(nn.Module):
     """A network for inference alone: images (N, in_channels, H, W), float32, to logits (N, num_classes).
+
+    On the CPU it keeps the memory of its largest maps between calls, for each thread that calls it (workspace.py): what a hook
+    sees of a fused block is overwritten by a later one.
 
     Args:
         network: trained; it is left as it is.
@@ -242,6 +262,7 @@ class InferenceNetwork(nn.Module):
         self.blocks = nn.ModuleList(PlannedBlock(layer, plan) for layer, plan in zip(layers, plans, strict=True))
         self.head = nn.Sequential(*planned_parts(list(network.head), "collapsed"))
         self.classifier = copy.deepcopy(network.classifier)
+        self._workspace = Workspace()
         self.requires_grad_(False)
         self.train(False)
 
@@ -249,8 +270,9 @@ class InferenceNetwork(nn.Module):
         """Images to logits."""
         if self.channels_last:
             x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        room = None if torch.compiler.is_compiling() else self._workspace
         for block in self.blocks:
-            x_NCHW = block(x_NCHW)
+            x_NCHW = block(x_NCHW, room)
         return cast(Tensor, self.classifier(self.head(x_NCHW).mean(dim=(2, 3))))
 
 

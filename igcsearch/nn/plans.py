@@ -25,6 +25,7 @@ from ..spec.parts import Part
 from .fused.library import source_hash
 from .inference import PLANS, InferenceNetwork, PlannedBlock, block_layers, default_plan
 from .network import BlockLayer, Network
+from .workspace import Workspace
 
 RUNS = 9  # timed passes of a way, after one that is not
 ENOUGH_S = 0.15  # of one way: slow blocks are timed less often, never under three times
@@ -69,7 +70,8 @@ def optimize_for_inference(
 def block_ms(layer: BlockLayer, x_NCHW: Tensor, plans: Sequence[str] = PLANS, runs: int = RUNS) -> dict[str, float]:
     """Milliseconds of a block by each of the plans: medians of passes in turn, in inference mode."""
     ways = [PlannedBlock(layer, plan).to(x_NCHW.device).eval() for plan in plans]
-    found = _in_turn([partial(way, x_NCHW) for way in ways], runs)
+    room = Workspace()  # as in a network
+    found = _in_turn([partial(way, x_NCHW, room) for way in ways], runs)
     return dict(zip(plans, found, strict=True))
 
 

@@ -12,6 +12,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -54,11 +56,12 @@ struct igc_shape {
 // Of a product that begins with a k x k factor of stride s, padded by k / 2: its maps, and the grid of places that spatial.h walks.
 struct igc_space {
     int64_t images, height, width, out_height, out_width, kernel, stride, tile;
+    int64_t pad, gap, reach, pitch;  // gap: zeros between rows, and between images; reach: the farthest shift of a tap
 
-    int64_t pad() const { return kernel / 2; }
-    int64_t gap() const { return (pad() + stride - 1) / stride; }  // zeros between rows, and between images
-    int64_t reach() const { return (kernel - 1) / stride; }        // the farthest shift of a tap
-    int64_t pitch() const { return out_width + gap(); }
+    igc_space() = default;
+    explicit igc_space(const int64_t* a)
+        : images(a[0]), height(a[1]), width(a[2]), out_height(a[3]), out_width(a[4]), kernel(a[5]), stride(a[6]), tile(a[10]),
+          pad(kernel / 2), gap((pad + stride - 1) / stride), reach((kernel - 1) / stride), pitch(out_width + gap) {}
 };
 
 // Memory of one thread, kept between calls.
@@ -190,7 +193,7 @@ struct Call {
 
     // Reads the common part from `a` on; weights are laid out (groups, out, in, kernel, kernel).
     explicit Call(const int64_t* a) {
-        space = {a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[10]};
+        space = igc_space(a);
         shape = {a[0], a[1] * a[2], int32_t(a[7]), int32_t(a[8]), int32_t(a[9]), int32_t(a[10])};
         count = a[11];
         const int32_t* index = reinterpret_cast<const int32_t*>(a[12]);

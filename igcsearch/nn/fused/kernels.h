@@ -115,78 +115,112 @@ INLINE void lines(const float* source, int64_t source_step, const float* more, i
         source, source_step, more, more_step, target, target_step, n, count);
 }
 
-// R rows of output, V vectors of pixels at a time, all terms.
-template <int R, int V>
+// Which vectors of pixels a walk takes: the first at `in` in the rows that it reads and at `out` in those that it writes, `vectors` of
+// them, each a step after the one before, in order (one may reach into the next, which is written later). Then, unless it is
+// negative, one more at `tail` in both, counted from the first.
+struct Walk {
+    int64_t in, out, step_in, step_out, vectors, tail;
+    bool dense() const { return step_in == LANES && step_out == LANES; }
+};
+// n pixels one after the other; the last ones are done twice where that fills a vector.
+INLINE Walk stretch_of(int64_t n) { return {0, 0, LANES, LANES, n / LANES, n % LANES ? most(0, n - LANES) : -1}; }
+
+// R rows of output, V vectors of pixels at a time, all terms; `more`, where it is not null, is added before the activation.
+template <int R, int V, bool DENSE>
 INLINE void rows(const float* const* in, int64_t terms, const float* w, int64_t row_stride, int64_t term_stride,
-                 const float* bias, int kind, float* const* out, int64_t begin) {
-    vec sum[R][V];
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) sum[r][v] = vec{} + (bias ? bias[r] : 0.0f);
+                 const float* bias, const float* const* more, int kind, float* const* out, int64_t begin, int64_t step,
+                 int64_t begin_out, int64_t step_out) {
+    if (DENSE) step = step_out = LANES;
+    vec sum[R][V];  // in registers, which takes loops that are unrolled, every one
+    auto each = [&](auto work) FORCED_LAMBDA {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) sum[r][v] = work(sum[r][v], r, v);
+    };
+    each([&](vec, int, int) FORCED_LAMBDA { return vec{}; });
+    if (bias) each([&](vec, int r, int) FORCED_LAMBDA { return vec{} + bias[r]; });
     for (int64_t l = 0; l < terms; l++) {
         const float* x = in[l] + begin;
         vec part[V];
-        for (int v = 0; v < V; v++) part[v] = load(x + v * LANES);
-        for (int r = 0; r < R; r++) {
-            float weight = w[r * row_stride + l * term_stride];
-            for (int v = 0; v < V; v++) sum[r][v] += part[v] * weight;
-        }
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) part[v] = load(x + v * step);
+        each([&](vec so_far, int r, int v) FORCED_LAMBDA { return so_far + part[v] * w[r * row_stride + l * term_stride]; });
     }
+    if (more) each([&](vec so_far, int r, int v) FORCED_LAMBDA { return so_far + load(more[r] + begin_out + v * step_out); });
+    if (kind == RELU)
+        each([&](vec so_far, int, int) FORCED_LAMBDA { return activate(so_far, RELU); });
+    else if (kind != NONE)
+        each([&](vec so_far, int, int) FORCED_LAMBDA { return activate(so_far, kind); });
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) store(out[r] + begin + v * LANES, activate(sum[r][v], kind));
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) store(out[r] + begin_out + v * step_out, sum[r][v]);
 }
 
-template <int R>
+template <int R, bool DENSE>
 INLINE void strip(const float* const* in, int64_t terms, const float* w, int64_t row_stride, int64_t term_stride,
-                  const float* bias, int kind, float* const* out, int64_t pixels) {
+                  const float* bias, const float* const* more, int kind, float* const* out, const Walk& walk) {
     // As many sums as registers allow, and no single vector at the end: with few sums the loads are what takes the time.
     constexpr int V = LANES < 16 ? 2 : R > 6 ? 3 : R > 2 ? 4 : 6, LESS = V > 2 ? V - 1 : 1;
-    int64_t p = 0, left = pixels / LANES;
-    for (; left >= V && left != V + 1; p += V * LANES, left -= V)
-        rows<R, V>(in, terms, w, row_stride, term_stride, bias, kind, out, p);
-    for (; left >= LESS; p += LESS * LANES, left -= LESS)
-        rows<R, LESS>(in, terms, w, row_stride, term_stride, bias, kind, out, p);
-    for (; left; p += LANES, left--) rows<R, 1>(in, terms, w, row_stride, term_stride, bias, kind, out, p);
+    int64_t i = 0, left = walk.vectors;
+    for (; left >= V && left != V + 1; i += V, left -= V)
+        rows<R, V, DENSE>(in, terms, w, row_stride, term_stride, bias, more, kind, out, walk.in + i * walk.step_in, walk.step_in,
+                          walk.out + i * walk.step_out, walk.step_out);
+    for (; left >= LESS; i += LESS, left -= LESS)
+        rows<R, LESS, DENSE>(in, terms, w, row_stride, term_stride, bias, more, kind, out, walk.in + i * walk.step_in, walk.step_in,
+                             walk.out + i * walk.step_out, walk.step_out);
+    for (; left; i++, left--)
+        rows<R, 1, true>(in, terms, w, row_stride, term_stride, bias, more, kind, out, walk.in + i * walk.step_in, 0,
+                         walk.out + i * walk.step_out, 0);
+    if (walk.tail >= 0)
+        rows<R, 1, true>(in, terms, w, row_stride, term_stride, bias, more, kind, out, walk.in + walk.tail, 0, walk.out + walk.tail, 0);
 }
 
 constexpr int MOST_ROWS = LANES < 16 ? 4 : 8;
 
-static void group(const float* const* in, int64_t terms, const float* w, int64_t row_stride, int64_t term_stride,
-                  const float* bias, int kind, float* const* out, int64_t count, int64_t pixels) {
-    int64_t r = 0;
-    while (r < count) {
+template <bool DENSE>
+static void group_by(const float* const* in, int64_t terms, const float* w, int64_t row_stride, int64_t term_stride, const float* bias,
+                     const float* const* more, int kind, float* const* out, int64_t count, const Walk& walk) {
+    for (int64_t r = 0; r < count;) {
         const float* here = w + r * row_stride;
         const float* b = bias ? bias + r : nullptr;
+        const float* const* m = more ? more + r : nullptr;
         int64_t left = count - r;
         if (left >= MOST_ROWS) {
-            strip<MOST_ROWS>(in, terms, here, row_stride, term_stride, b, kind, out + r, pixels);
+            strip<MOST_ROWS, DENSE>(in, terms, here, row_stride, term_stride, b, m, kind, out + r, walk);
             r += MOST_ROWS;
         } else if (left >= 6 && MOST_ROWS > 6) {
-            strip<6>(in, terms, here, row_stride, term_stride, b, kind, out + r, pixels);
+            strip<6, DENSE>(in, terms, here, row_stride, term_stride, b, m, kind, out + r, walk);
             r += 6;
         } else if (left >= 4 && MOST_ROWS > 4) {
-            strip<4>(in, terms, here, row_stride, term_stride, b, kind, out + r, pixels);
+            strip<4, DENSE>(in, terms, here, row_stride, term_stride, b, m, kind, out + r, walk);
             r += 4;
         } else if (left >= 3) {
-            strip<3>(in, terms, here, row_stride, term_stride, b, kind, out + r, pixels);
+            strip<3, DENSE>(in, terms, here, row_stride, term_stride, b, m, kind, out + r, walk);
             r += 3;
         } else if (left == 2) {
-            strip<2>(in, terms, here, row_stride, term_stride, b, kind, out + r, pixels);
+            strip<2, DENSE>(in, terms, here, row_stride, term_stride, b, m, kind, out + r, walk);
             r += 2;
         } else {
-            strip<1>(in, terms, here, row_stride, term_stride, b, kind, out + r, pixels);
+            strip<1, DENSE>(in, terms, here, row_stride, term_stride, b, m, kind, out + r, walk);
             r += 1;
         }
     }
 }
+INLINE void group(const float* const* in, int64_t terms, const float* w, int64_t row_stride, int64_t term_stride, const float* bias,
+                  int kind, float* const* out, int64_t count, const Walk& walk, const float* const* more = nullptr) {
+    (walk.dense() ? group_by<true> : group_by<false>)(in, terms, w, row_stride, term_stride, bias, more, kind, out, count, walk);
+}
 
 // A factor on one tile: rows of `in` to rows of `out`. `scratch` has room for `in` pointers.
 INLINE void apply(const igc_factor& f, const float* const* in, float* const* out, const float* bias, int kind,
-                  int64_t pixels, float** list) {
+                  const Walk& walk, float** list, const float* const* more = nullptr) {
     const float** scratch = const_cast<const float**>(list);
     for (int64_t g = 0; g < f.groups; g++) {
         for (int64_t l = 0; l < f.in; l++) scratch[l] = in[f.source[g * f.in + l]];
         group(scratch, f.in, f.weight + g * f.group_stride, f.row_stride, f.term_stride, bias ? bias + g * f.out : nullptr,
-              kind, out + g * f.out, f.out, pixels);
+              kind, out + g * f.out, f.out, walk, more ? more + g * f.out : nullptr);
     }
 }
 
@@ -297,7 +331,7 @@ INLINE void unpack(S* data, const igc_shape& shape, int64_t channels, const Tile
 // How the pixels of all images are cut: tiles inside images where those are large, several images to a tile where they are small.
 struct Cut {
     int64_t total, per_image, size;  // tiles; in one image (0: images are not respected); pixels of one
-    bool direct;                     // rows may be used where they lie
+    bool direct, aligned;            // rows may be used where they lie; and no vector of a tile is but partly filled
 
     Cut(const igc_shape& shape) {
         int64_t all = shape.images * shape.pixels;
@@ -313,7 +347,8 @@ struct Cut {
             per_image = 0;
             total = (all + size - 1) / size;
         }
-        direct = inside && !shape.bfloat16 && shape.pixels % LANES == 0;
+        direct = inside && !shape.bfloat16 && shape.pixels - (per_image - 1) * size >= LANES;
+        aligned = direct && shape.pixels % LANES == 0;
     }
     Tile at(int64_t i, const igc_shape& shape) const {
         Tile tile;
@@ -395,7 +430,7 @@ static void forward(const igc_shape& shape, const igc_factor* factors, int64_t c
                     point(static_cast<float*>(y.data), shape, y.channels, tile, destination, out);
                 else
                     point(buffers[next], written, stride, out);
-                apply(factors[f], in, out, factors[f].bias, factors[f].activation, tile.padded, scratch);
+                apply(factors[f], in, out, factors[f].bias, factors[f].activation, stretch_of(cut.direct ? tile.count : tile.padded), scratch);
                 next = 1 - next;
                 float** swap = in;
                 in = out;
@@ -576,7 +611,7 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
         float** targets = list_of(count + 4);
         for (int64_t i = cut.total * me / n; i < cut.total * (me + 1) / n; i++) {
             Tile tile = cut.at(i, shape);
-            if (cut.direct) {
+            if (cut.aligned) {
                 point(static_cast<float*>(x.data), shape, x.channels, tile, nullptr, list_of(0));
             } else {
                 fetch(x, shape, tile, rows_of(0), stride);
@@ -584,10 +619,10 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
             }
             for (int64_t f = 0; f + 1 < count; f++) {
                 point(rows_of(f + 1), factors[f].groups * factors[f].out, stride, list_of(f + 1));
-                apply(factors[f], list_of(f), list_of(f + 1), nullptr, NONE, tile.padded, list_of(count + 2));
+                apply(factors[f], list_of(f), list_of(f + 1), nullptr, NONE, stretch_of(tile.padded), list_of(count + 2));
             }
             int64_t now = count, other = count + 1;  // lists of the gradients behind and before a factor
-            if (cut.direct) {
+            if (cut.aligned) {
                 point(static_cast<float*>(dy.data), shape, dy.channels, tile, destination, list_of(now));
             } else {
                 fetch(dy, shape, tile, rows_of(count), stride);
@@ -601,7 +636,7 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
                 bool first = f == 0;
                 float** before = list_of(other);
                 float* place = rows_of(now == count ? count + 1 : count);
-                if (first && cut.direct && dx.data)
+                if (first && cut.aligned && dx.data)
                     point(static_cast<float*>(dx.data), shape, dx.channels, tile, nullptr, before);
                 else
                     point(place, read, stride, before);
@@ -615,13 +650,13 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
                     weigh(behind, factor.out, scratch, factor.in, tile.padded, sum + g * factor.in * factor.out, room);
                     if (!first || dx.data)
                         group(behind, factor.out, factor.weight + g * factor.group_stride, factor.term_stride, factor.row_stride,
-                              nullptr, NONE, targets, factor.in, tile.padded);
+                              nullptr, NONE, targets, factor.in, stretch_of(tile.padded));
                 }
                 int64_t swap = now;
                 now = other;
                 other = swap;
             }
-            if (!cut.direct && dx.data) {
+            if (!cut.aligned && dx.data) {
                 for (int64_t c = 0; c < dx.channels; c++) placed[c] = list_of(now)[c];
                 put(dx, shape, tile, placed);
             }

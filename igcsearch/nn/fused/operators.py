@@ -25,6 +25,7 @@ from torch.utils.flop_counter import register_flop_formula
 from igcsearch.spec import Factor
 from igcsearch.spec.permutations import Order, identity, invert
 
+from ..workspace import Workspace
 from .library import kernels
 from .reference import reference
 
@@ -272,8 +273,15 @@ class Folded:
         """A copy has tensors of its own, to which what is known here does not point."""
         return {"fixed": self.fixed, "_known": {}}
 
-    def __call__(self, x_NCHW: Tensor, residual: Tensor | None = None, final: int = 0) -> Tensor:
-        """(N, C_in, H, W) to (N, C_out, H', W')."""
+    def __call__(
+        self,
+        x_NCHW: Tensor,
+        residual: Tensor | None = None,
+        final: int = 0,
+        room: Workspace | None = None,
+        busy: Sequence[Tensor | None] = (),
+    ) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H', W'); in `room`, where there is one, beside what is `busy`."""
         weights, biases, index, groups, stride, activations = self.fixed
         rest = x_NCHW.dtype is not torch.float32 or x_NCHW.device.type != "cpu" or stride > _MOST_STRIDE
         if rest or kernels() is None or _watched():
@@ -290,7 +298,7 @@ class Folded:
             self._known[key] = list(like.shape), (ctypes.c_int64 * (len(head) + len(numbers)))(*head, *numbers)
         shape, numbers_of = self._known[key]
         arguments = type(numbers_of).from_buffer_copy(numbers_of)  # other threads may call at the same time
-        y = torch.empty(shape, memory_format=layout)
+        y = torch.empty(shape, memory_format=layout) if room is None else room.take(shape, layout, (x, residual, *busy))
         if residual is not None and (residual.shape != y.shape or residual.dtype is not y.dtype):
             raise RuntimeError(f"a residual of shape {tuple(residual.shape)} ({residual.dtype}) is not as the output")
         more = None if residual is None else residual.contiguous(memory_format=layout)

@@ -15,7 +15,7 @@ struct Bands {
     int64_t each, in_image, total, lines;  // images of a band (0: bands are parts of images); bands of an image; bands; most lines
 
     Bands(const igc_space& s, int threads) {
-        int64_t high = s.out_height + s.gap(), places = high * s.pitch();
+        int64_t high = s.out_height + s.gap, places = high * s.pitch;
         if (places <= 2 * s.tile || s.out_height < 8) {
             each = most(1, least(s.tile / places, (s.images + threads - 1) / threads));
             in_image = 1;
@@ -25,20 +25,20 @@ struct Bands {
             each = 0;
             in_image = (s.out_height + rows(s) - 1) / rows(s);
             total = in_image * s.images;
-            lines = rows(s) + s.gap();
+            lines = rows(s) + s.gap;
         }
     }
     static int64_t rows(const igc_space& s) {
-        int64_t wanted = most(4, s.tile / s.pitch()), parts = (s.out_height + wanted - 1) / wanted;
+        int64_t wanted = most(4, s.tile / s.pitch), parts = (s.out_height + wanted - 1) / wanted;
         return (s.out_height + parts - 1) / parts;
     }
     Band at(int64_t i, const igc_space& s) const {
         if (each) {
             int64_t images = least(each, s.images - i * each);
-            return {true, i * each, images, 0, s.out_height, images * (s.out_height + s.gap())};
+            return {true, i * each, images, 0, s.out_height, images * (s.out_height + s.gap)};
         }
         int64_t row = i % in_image * rows(s), here = most(0, least(rows(s), s.out_height - row));
-        return {false, i / in_image, 1, row, here, here + (i % in_image == in_image - 1 ? s.gap() : 0)};
+        return {false, i / in_image, 1, row, here, here + (i % in_image == in_image - 1 ? s.gap : 0)};
     }
 };
 
@@ -46,13 +46,13 @@ struct Bands {
 // planes hold: from that row on every stride-th, from that line on every one.
 template <typename Work>
 INLINE void input_rows(const igc_space& s, const Band& band, int64_t lines, Work work) {
-    int64_t high = s.out_height + s.gap(), begin = band.whole ? 0 : band.row, end = band.whole ? high : band.row + lines;
+    int64_t high = s.out_height + s.gap, begin = band.whole ? 0 : band.row, end = band.whole ? high : band.row + lines;
     for (int64_t i = 0; i < band.images; i++)
         for (int64_t phase = 0; phase < s.stride; phase++) {
-            int64_t bottom = s.height - 1 + s.pad() - phase;
-            int64_t first = most(begin, (s.pad() - phase + s.stride - 1) / s.stride), last = least(end - 1, bottom / s.stride);
+            int64_t bottom = s.height - 1 + s.pad - phase;
+            int64_t first = most(begin, (s.pad - phase + s.stride - 1) / s.stride), last = least(end - 1, bottom / s.stride);
             if (bottom < 0 || first > last) continue;
-            work(band.image + i, (band.whole ? i * high : 0) + first - begin, first * s.stride + phase - s.pad(), phase, last - first + 1);
+            work(band.image + i, (band.whole ? i * high : 0) + first - begin, first * s.stride + phase - s.pad, phase, last - first + 1);
         }
 }
 
@@ -86,27 +86,27 @@ INLINE void part(const float* source, float* evens, float* odds, int64_t n) {
 // Rows of the image into the planes of their phase, and back; `step` between the rows that follow one another in a plane.
 INLINE void spread(const float* source, int64_t step, float* planes, int64_t plane, const igc_space& s, int64_t count) {
     if (s.stride == 1) {
-        lines(source, step, nullptr, 0, planes + s.pad(), s.pitch(), s.width, count, NONE);
+        lines(source, step, nullptr, 0, planes + s.pad, s.pitch, s.width, count, NONE);
         return;
     }
-    for (int64_t i = 0; i < count; i++, source += step, planes += s.pitch()) {
+    for (int64_t i = 0; i < count; i++, source += step, planes += s.pitch) {
         if (s.stride == 2) {  // columns of one parity go to one plane
-            int64_t odd = 1 - s.pad() % 2;  // phase of the odd columns
-            part(source, planes + (1 - odd) * plane + s.pad() / 2, planes + odd * plane + (1 + s.pad()) / 2, s.width);
+            int64_t odd = 1 - s.pad % 2;  // phase of the odd columns
+            part(source, planes + (1 - odd) * plane + s.pad / 2, planes + odd * plane + (1 + s.pad) / 2, s.width);
             continue;
         }
-        for (int64_t x = 0; x < s.width; x++) planes[(x + s.pad()) % s.stride * plane + (x + s.pad()) / s.stride] = source[x];
+        for (int64_t x = 0; x < s.width; x++) planes[(x + s.pad) % s.stride * plane + (x + s.pad) / s.stride] = source[x];
     }
 }
 INLINE void collect(const float* planes, float* target, int64_t step, int64_t plane, const igc_space& s, int64_t count) {
     if (s.stride == 1) {
-        lines(planes + s.pad(), s.pitch(), nullptr, 0, target, step, s.width, count, NONE);
+        lines(planes + s.pad, s.pitch, nullptr, 0, target, step, s.width, count, NONE);
         return;
     }
-    for (int64_t i = 0; i < count; i++, target += step, planes += s.pitch())
+    for (int64_t i = 0; i < count; i++, target += step, planes += s.pitch)
         for (int64_t phase = 0; phase < s.stride; phase++) {
-            int64_t first = ((phase - s.pad()) % s.stride + s.stride) % s.stride;  // column of the image
-            const float* source = planes + phase * plane + (first + s.pad()) / s.stride;
+            int64_t first = ((phase - s.pad) % s.stride + s.stride) % s.stride;  // column of the image
+            const float* source = planes + phase * plane + (first + s.pad) / s.stride;
             for (int64_t x = first, j = 0; x < s.width; x += s.stride, j++) target[x] = source[j];
         }
 }
@@ -153,25 +153,25 @@ INLINE void put_view(const igc_tensor& y, const igc_shape& shape, const View& fr
 // One channel's planes for `lines` lines of a band; what lies between images and rows is zero already.
 INLINE void fill_plane(const igc_space& s, const Band& band, int64_t lines, const View& from_view, int64_t c, float* planes, int64_t plane) {
     input_rows(s, band, lines, [&](int64_t image, int64_t at, int64_t row, int64_t phase, int64_t count) FORCED_LAMBDA {
-        spread(from_view.row(image, row, c), s.stride * s.width, planes + phase * s.stride * plane + at * s.pitch(), plane, s, count);
+        spread(from_view.row(image, row, c), s.stride * s.width, planes + phase * s.stride * plane + at * s.pitch, plane, s, count);
     });
 }
 
 // Asks for the rows that fill_plane will read.
 INLINE void fetch_ahead(const igc_space& s, const Band& band, int64_t lines, const View& from_view, int64_t c) {
-    int64_t top = band.whole ? 0 : most(0, band.row * s.stride - s.pad());
-    int64_t bottom = band.whole ? s.height : least(s.height, (band.row + lines) * s.stride - s.pad());
+    int64_t top = band.whole ? 0 : most(0, band.row * s.stride - s.pad);
+    int64_t bottom = band.whole ? s.height : least(s.height, (band.row + lines) * s.stride - s.pad);
     for (int64_t i = 0; i < band.images; i++) {
         const char* p = reinterpret_cast<const char*>(from_view.row(band.image + i, top, c));
         const char* end = reinterpret_cast<const char*>(from_view.row(band.image + i, top, c) + (bottom - top) * s.width);
-        for (; p < end; p += 64) __builtin_prefetch(p);
+        for (; p < end; p += 64) __builtin_prefetch(p, 0, 2);  // into the second cache: the first has few misses to spare
     }
 }
 
 // The input's planes for `lines` lines of a band, each channel `room` numbers after the one before.
 static void fill_planes(const igc_space& s, const igc_shape& shape, const igc_tensor& x, const Band& band, int64_t lines,
                         float* planes, int64_t room, int64_t plane, float* dense) {
-    Tile part = stretch(band, band.row * s.stride - s.pad(), lines * s.stride, s.height, s.width);
+    Tile part = stretch(band, band.row * s.stride - s.pad, lines * s.stride, s.height, s.width);
     View from_view = view(x, shape, s.height, s.width, part, dense, true);
     std::memset(planes, 0, sizeof(float) * room * x.channels);
     for (int64_t c = 0; c < x.channels; c++) fill_plane(s, band, lines, from_view, c, planes + c * room, plane);
@@ -183,22 +183,29 @@ template <typename Work>
 INLINE void output_rows(const igc_space& s, const Band& band, int64_t before, Work work) {
     int64_t first = most(-before, -band.row);
     for (int64_t i = 0; i < band.images; i++)
-        work(band.image + i, band.row + first, i * (s.out_height + s.gap()) + first, band.rows - first);
+        work(band.image + i, band.row + first, i * (s.out_height + s.gap) + first, band.rows - first);
+}
+
+// Where each tap of the kernel lies in a channel's planes.
+static std::vector<int64_t> shifts_of(const igc_space& s, int64_t plane) {
+    std::vector<int64_t> shifts;
+    for (int64_t dy = 0; dy < s.kernel; dy++)
+        for (int64_t dx = 0; dx < s.kernel; dx++)
+            shifts.push_back((dy % s.stride * s.stride + dx % s.stride) * plane + dy / s.stride * s.pitch + dx / s.stride);
+    return shifts;
 }
 
 // The pointers of a group's terms: every tap of every channel.
-INLINE void taps(const igc_space& s, const igc_factor& factor, int64_t g, const float* const* in, int64_t plane, const float** terms) {
+INLINE void taps(const std::vector<int64_t>& shifts, const igc_factor& factor, int64_t g, const float* const* in, const float** terms) {
     for (int64_t l = 0; l < factor.in; l++) {
         const float* channel = in[factor.source[g * factor.in + l]];
-        for (int64_t dy = 0; dy < s.kernel; dy++)
-            for (int64_t dx = 0; dx < s.kernel; dx++)
-                *terms++ = channel + (dy % s.stride * s.stride + dx % s.stride) * plane + dy / s.stride * s.pitch() + dx / s.stride;
+        for (int64_t shift : shifts) *terms++ = channel + shift;
     }
 }
 
 // One channel by one 3x3 filter, R lines of V vectors at a time: lines share what they load.
 template <int S, int R, int V>
-INLINE void filter(const float* planes, int64_t plane, int64_t pitch, const float* w, float bias, int kind, float* out) {
+INLINE void filter(const float* planes, int64_t plane, int64_t pitch, const float* w, float bias, int kind, float* out, int64_t width) {
     vec sum[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) sum[r][v] = vec{} + bias;
@@ -220,40 +227,58 @@ INLINE void filter(const float* planes, int64_t plane, int64_t pitch, const floa
             }
         }
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) store(out + r * pitch + v * LANES, activate(sum[r][v], kind));
+        for (int v = 0; v < V; v++) store(out + r * width + v * LANES, activate(sum[r][v], kind));
 }
-// Lines overlap by what a vector reaches too far; those numbers are what the next line has there, too.
+// Lines of `width` numbers, one right behind the other. In one of less than a vector the rest is overwritten by the next line.
 template <int S, int R>
-INLINE void filter_lines(const float* planes, int64_t plane, int64_t pitch, const float* w, float bias, int kind, float* out) {
+INLINE void filter_lines(const float* planes, int64_t plane, int64_t pitch, const float* w, float bias, int kind, float* out, int64_t width) {
     int64_t p = 0;
-    for (; p + 2 * LANES <= pitch; p += 2 * LANES) filter<S, R, 2>(planes + p, plane, pitch, w, bias, kind, out + p);
-    for (; p < pitch; p += LANES) filter<S, R, 1>(planes + p, plane, pitch, w, bias, kind, out + p);
+    for (; p + 2 * LANES <= width; p += 2 * LANES) filter<S, R, 2>(planes + p, plane, pitch, w, bias, kind, out + p, width);
+    if (width - p > LANES) {
+        filter<S, R, 1>(planes + p, plane, pitch, w, bias, kind, out + p, width);
+        p += LANES;
+    }
+    if (p == width) return;
+    p = most(0, width - LANES);
+    filter<S, R, 1>(planes + p, plane, pitch, w, bias, kind, out + p, width);
 }
 template <int S>
-static void channel_wise(const float* planes, int64_t plane, int64_t pitch, int64_t lines, const float* w, float bias, int kind, float* out) {
+static void channel_wise(const float* planes, int64_t plane, int64_t pitch, int64_t lines, const float* w, float bias, int kind, float* out,
+                         int64_t width) {
     constexpr int R = LANES < 16 ? 2 : 4;
     int64_t i = 0;
-    for (; i + R <= lines; i += R) filter_lines<S, R>(planes + i * pitch, plane, pitch, w, bias, kind, out + i * pitch);
-    for (; i < lines; i++) filter_lines<S, 1>(planes + i * pitch, plane, pitch, w, bias, kind, out + i * pitch);
+    for (; i + R <= lines; i += R) filter_lines<S, R>(planes + i * pitch, plane, pitch, w, bias, kind, out + i * width, width);
+    for (; i < lines; i++) filter_lines<S, 1>(planes + i * pitch, plane, pitch, w, bias, kind, out + i * width, width);
 }
 
-// A channel-wise factor of `factor.out` filters a channel: row `row` of its output for a band.
-INLINE void filter_row(const igc_space& s, const igc_factor& factor, int64_t row, const float* planes, int64_t plane, int64_t lines,
-                       const float** scratch, float* out) {
+// Lines that are walked each by itself, vectors that reach over their ends included; shorter ones are walked all at once, with the
+// gaps between them, which are then left out.
+INLINE bool by_lines(const igc_space& s) { return s.out_width >= LANES - LANES / 4; }
+
+// Row after row of a band, gaps left out: `image_step` between the images.
+INLINE void close_gaps(const igc_space& s, const Band& band, const float* from_row, float* to_row, int64_t image_step) {
+    for (int64_t i = 0; i < band.images; i++)
+        lines(from_row + i * (s.out_height + s.gap) * s.pitch, s.pitch, nullptr, 0, to_row + i * image_step, s.out_width, s.out_width,
+              band.rows, NONE);
+}
+
+// A channel-wise factor of `factor.out` filters a channel: row `row` of its output for a band, without gaps.
+INLINE void filter_row(const igc_space& s, const Band& band, const std::vector<int64_t>& shifts, const igc_factor& factor, int64_t row,
+                       const float* planes, int64_t plane, int kind, const float** scratch, float* gapped, float* out, int64_t image_step) {
     const float* w = factor.weight + row * s.kernel * s.kernel;
     float bias = factor.bias ? factor.bias[row] : 0.0f;
-    if (s.kernel == 3 && s.stride <= 2 && s.pitch() >= LANES - LANES / 4) {
-        if (s.stride == 1)
-            channel_wise<1>(planes, plane, s.pitch(), lines, w, bias, factor.activation, out);
-        else
-            channel_wise<2>(planes, plane, s.pitch(), lines, w, bias, factor.activation, out);
+    int64_t high = s.out_height + s.gap;
+    if (s.kernel == 3 && s.stride <= 2 && by_lines(s)) {
+        for (int64_t i = 0; i < band.images; i++)
+            (s.stride == 1 ? channel_wise<1> : channel_wise<2>)(planes + i * high * s.pitch, plane, s.pitch, band.rows, w, bias, kind,
+                                                                out + i * image_step, s.out_width);
         return;
     }
     int64_t at = 0;
-    for (int64_t dy = 0; dy < s.kernel; dy++)
-        for (int64_t dx = 0; dx < s.kernel; dx++)
-            scratch[at++] = planes + (dy % s.stride * s.stride + dx % s.stride) * plane + dy / s.stride * s.pitch() + dx / s.stride;
-    group(scratch, at, w, at, 1, factor.bias ? &bias : nullptr, factor.activation, &out, 1, round_up(lines * s.pitch(), LANES));
+    for (int64_t shift : shifts) scratch[at++] = planes + shift;
+    int64_t places = round_up((band.whole ? band.lines : band.rows) * s.pitch, LANES);
+    group(scratch, at, w, at, 1, factor.bias ? &bias : nullptr, kind, &gapped, 1, stretch_of(places));
+    close_gaps(s, band, gapped, out, image_step);
 }
 
 // Sizes, in numbers, of what a thread keeps for a band.
@@ -261,38 +286,39 @@ struct Room {
     int64_t places, plane, planes, behind, origin, dense_in, dense_out;
 
     Room(const igc_space& s, const igc_shape& shape, const Bands& bands, int64_t in_channels, int64_t out_channels) {
-        int64_t lines = bands.lines, shift = s.reach() * s.pitch() + s.reach();
-        places = round_up(lines * s.pitch(), LANES) + 2 * LANES;
+        int64_t lines = bands.lines, shift = s.reach * s.pitch + s.reach;
+        places = round_up(lines * s.pitch, LANES) + 2 * LANES;
         plane = places + shift;
         planes = s.stride * s.stride * plane + LANES;
         origin = shift;
         behind = round_up(shift, LANES) + places;
-        int64_t rows_in = bands.each ? bands.each * s.height : (lines + s.reach()) * s.stride;
-        int64_t rows_out = bands.each ? bands.each * s.out_height : lines + s.reach();
+        int64_t rows_in = bands.each ? bands.each * s.height : (lines + s.reach) * s.stride;
+        int64_t rows_out = bands.each ? bands.each * s.out_height : lines + s.reach;
         dense_in = plain(shape) ? 0 : in_channels * (rows_in * s.width + 3 * LANES);
         dense_out = plain(shape) ? 0 : out_channels * (rows_out * s.out_width + 3 * LANES);
     }
 };
 
-// y's rows from those of the last factor: the residual added, then the activation.
+// y's rows from those of the last factor, gaps left out: the residual added, then the activation.
 static void finish(const igc_space& s, const igc_shape& shape, const igc_tensor& y, const igc_tensor& residual, int kind,
-                   const Band& band, const float* const* placed, float* dense, float* dense_residual, float** list) {
+                   const Band& band, int64_t each, float* const* placed, float* dense_residual) {
     Tile part = stretch(band, band.row, band.rows, s.out_height, s.out_width);
-    View to_view = view(y, shape, s.out_height, s.out_width, part, dense, false);
-    View add = residual.data ? view(residual, shape, s.out_height, s.out_width, part, dense_residual, true) : to_view;
-    for (int64_t c = 0; c < y.channels; c++) {
-        if (c + 2 < y.channels)
+    igc_shape here = shape;
+    here.pixels = s.out_height * s.out_width;
+    if (plain(shape)) {
+        for (int64_t c = 0; c < y.channels; c++)
             for (int64_t i = 0; i < band.images; i++) {
-                const float* soon = to_view.row(band.image + i, band.row, c + 2);
-                for (int64_t p = 0; p < band.rows * s.out_width; p += 16) __builtin_prefetch(soon + p, 1);
+                int64_t at = ((band.image + i) * y.channels + c) * here.pixels + band.row * s.out_width;
+                lines(placed[c] + i * each, 0, residual.data ? static_cast<float*>(residual.data) + at : nullptr, 0,
+                      static_cast<float*>(y.data) + at, 0, each, 1, kind);
             }
-        output_rows(s, band, 0, [&](int64_t image, int64_t row, int64_t at, int64_t count) FORCED_LAMBDA {
-            const float* more = residual.data ? add.row(image, row, c) : nullptr;
-            lines(placed[c] + at * s.pitch(), s.pitch(), more, s.out_width, to_view.row(image, row, c), s.out_width, s.out_width,
-                  count, kind);
-        });
+        return;
     }
-    put_view(y, shape, to_view, part, list);
+    if (residual.data) fetch(residual, here, part, dense_residual, dense_stride(part));
+    if (residual.data || kind != NONE)
+        for (int64_t c = 0; c < y.channels; c++)
+            lines(placed[c], 0, residual.data ? dense_residual + c * dense_stride(part) : nullptr, 0, placed[c], 0, part.padded, 1, kind);
+    put(y, here, part, placed);
 }
 
 static void forward_spatial(const igc_space& s, const igc_shape& shape, const igc_factor* factors, int64_t count,
@@ -300,32 +326,77 @@ static void forward_spatial(const igc_space& s, const igc_shape& shape, const ig
                             int kind) {
     Bands bands(s, shape.threads);
     if (bands.total == 0) return;
-    int64_t channels = most(most(widest(factors, count), x.channels), y.channels), terms = factors[0].in * s.kernel * s.kernel;
+    const igc_factor& first = factors[0];
+    int64_t channels = most(most(widest(factors, count), x.channels), y.channels), terms = first.in * s.kernel * s.kernel;
     Room room(s, shape, bands, x.channels, y.channels);
-    bool channel_by_channel = factors[0].in == 1;
+    bool channel_by_channel = first.in == 1;
     int threads = int(least(shape.threads, bands.total));
+    // The last factor writes into y where that is laid out as its rows are and nothing else is between them.
+    int last_kind = factors[count - 1].activation;
+    bool into_y = plain(shape) && (last_kind == NONE || (!residual.data && kind == NONE));
+    into_y = into_y && (count > 1 ? s.out_height * s.out_width >= LANES : by_lines(s) && s.out_width >= LANES && !(channel_by_channel && residual.data));
+    if (into_y && last_kind == NONE) last_kind = kind;
+    int64_t pixels = s.out_height * s.out_width;
+    const std::vector<int64_t> shifts = shifts_of(s, room.plane);
 #pragma omp parallel num_threads(threads)
     {
-        int64_t first = channel_by_channel ? 2 * room.planes + channels * room.places : x.channels * room.planes;
-        size_t numbers = first + 2 * channels * room.places + room.dense_in + 2 * room.dense_out;
-        char* memory = static_cast<char*>(arena.reserve(round_up(numbers, 2) * sizeof(float) + (4 * channels + terms) * sizeof(float*)));
+        int64_t own = channel_by_channel ? 2 * room.planes + channels * room.places : x.channels * room.planes;
+        size_t numbers = own + (2 * channels + first.out) * room.places + room.dense_in + room.dense_out;
+        char* memory = static_cast<char*>(arena.reserve(round_up(numbers, 2) * sizeof(float) + (6 * channels + terms) * sizeof(float*)));
         float* planes = reinterpret_cast<float*>(memory);
-        float* buffers[2] = {planes + first, planes + first + channels * room.places};
-        float* dense = buffers[1] + channels * room.places;
+        float* buffers[2] = {planes + own, planes + own + channels * room.places};
+        float* gapped = buffers[1] + channels * room.places;  // rows of one branch of the first factor, with gaps
+        float* dense = gapped + first.out * room.places;
         float** in = reinterpret_cast<float**>(memory + round_up(numbers, 2) * sizeof(float));
         float** out = in + channels;
         float** placed = out + channels;
         float** list = placed + channels;
-        const float** scratch = const_cast<const float**>(list + channels);
+        float** ends = list + channels;   // of y, by rows of the last factor
+        float** added = ends + channels;  // likewise of the residual
+        const float** scratch = const_cast<const float**>(added + channels);
         int n = thread_count(), me = thread_number();
         for (int64_t i = bands.total * me / n; i < bands.total * (me + 1) / n; i++) {
             Band band = bands.at(i, s);
             if (!band.rows) continue;
-            int64_t lines = band.whole ? band.lines : band.rows, extent = round_up(lines * s.pitch(), LANES);
-            int64_t begin = 0;
+            int64_t grid = band.whole ? band.lines : band.rows;  // lines of the planes
+            int64_t each = band.rows * s.out_width, high = s.out_height + s.gap;
+            bool direct = into_y && each >= LANES;
+            if (direct) {
+                int64_t at = band.image * y.channels * pixels + band.row * s.out_width;
+                for (int64_t c = 0; c < y.channels; c++) {
+                    ends[c] = static_cast<float*>(y.data) + at + destination[c] * pixels;
+                    added[c] = static_cast<float*>(residual.data) + (residual.data ? at + destination[c] * pixels : 0);
+                }
+            }
+            const float* const* more = direct && residual.data ? added : nullptr;
+            // Branch g of a pointwise factor, from rows without gaps.
+            auto branch = [&](int64_t f, int64_t g, const float* const* from_rows, float* const* to_rows) FORCED_LAMBDA {
+                const igc_factor& factor = factors[f];
+                const float* weight = factor.weight + g * factor.group_stride;
+                const float* bias = factor.bias ? factor.bias + g * factor.out : nullptr;
+                if (!direct || f < count - 1) {
+                    group(from_rows, factor.in, weight, factor.row_stride, factor.term_stride, bias, factor.activation,
+                          to_rows + g * factor.out, factor.out, stretch_of(band.images * each));
+                    return;
+                }
+                if (g + 1 < factor.groups)  // what the next branch will write
+                    for (int64_t o = 0; o < factor.out; o++)
+                        for (int64_t p = 0; p < each; p += 16) __builtin_prefetch(ends[(g + 1) * factor.out + o] + p, 1, 2);
+                for (int64_t j = 0; j < band.images; j++) {
+                    Walk walk = stretch_of(each);
+                    walk.in = j * each;
+                    walk.out = j * y.channels * pixels;
+                    group(from_rows, factor.in, weight, factor.row_stride, factor.term_stride, bias, last_kind, ends + g * factor.out,
+                          factor.out, walk, more ? more + g * factor.out : nullptr);
+                }
+            };
+            int64_t done = 1;  // factors
+            bool alone = direct && count == 1;
+            int64_t image_step = alone ? y.channels * pixels : each;
+            int first_kind = alone ? last_kind : first.activation;
             if (channel_by_channel) {
                 // One branch of the next factor after the other: its channels are filtered just before it reads them.
-                Tile part = stretch(band, band.row * s.stride - s.pad(), (lines + s.reach()) * s.stride, s.height, s.width);
+                Tile part = stretch(band, band.row * s.stride - s.pad, (grid + s.reach) * s.stride, s.height, s.width);
                 View from_view = view(x, shape, s.height, s.width, part, dense, true);
                 const igc_factor& next = factors[count > 1];
                 std::memset(planes, 0, sizeof(float) * 2 * room.planes);
@@ -333,54 +404,63 @@ static void forward_spatial(const igc_space& s, const igc_shape& shape, const ig
                 float* filtered = planes + 2 * room.planes;
                 int64_t branches = count > 1 ? next.groups : next.groups * next.out, width = count > 1 ? next.in : 1;
                 // Planes are filled one channel ahead, so that what is loaded was not stored a moment ago.
-                auto channel_at = [&](int64_t at) { return factors[0].source[(count > 1 ? next.source[at] : int32_t(at)) / factors[0].out]; };
+                auto channel_at = [&](int64_t at) { return first.source[(count > 1 ? next.source[at] : int32_t(at)) / first.out]; };
                 int64_t which = 0, all = branches * width;
-                fill_plane(s, band, lines + s.reach(), from_view, channel_at(0), planes, room.plane);
+                fill_plane(s, band, grid + s.reach, from_view, channel_at(0), planes, room.plane);
                 for (int64_t g = 0; g < branches; g++) {
                     for (int64_t l = 0; l < width; l++) {
                         int64_t at = g * width + l, row = count > 1 ? next.source[at] : at;
                         int64_t here = which;
                         if (at + 1 < all && channel_at(at + 1) != channel_at(at)) {
                             which = 1 - which;
-                            fill_plane(s, band, lines + s.reach(), from_view, channel_at(at + 1), planes + which * room.planes, room.plane);
-                            if (at + 2 * factors[0].out < all) fetch_ahead(s, band, lines + s.reach(), from_view, channel_at(at + 2 * factors[0].out));
+                            fill_plane(s, band, grid + s.reach, from_view, channel_at(at + 1), planes + which * room.planes, room.plane);
+                            if (at + 2 * first.out < all) fetch_ahead(s, band, grid + s.reach, from_view, channel_at(at + 2 * first.out));
                         }
-                        float* target = count > 1 ? filtered + l * room.places : out[g];
-                        filter_row(s, factors[0], row, planes + here * room.planes, room.plane, lines, scratch, target);
+                        float* target = count > 1 ? filtered + l * room.places : alone ? ends[g] : out[g];
+                        filter_row(s, band, shifts, first, row, planes + here * room.planes, room.plane, first_kind, scratch, gapped, target, image_step);
                         list[l] = target;
                     }
-                    if (count > 1)
-                        group(const_cast<const float* const*>(list), width, next.weight + g * next.group_stride, next.row_stride,
-                              next.term_stride, next.bias ? next.bias + g * next.out : nullptr, next.activation, out + g * next.out,
-                              next.out, extent);
+                    if (count > 1) branch(1, g, list, out);
                 }
-                begin = count > 1 ? 2 : 1;
-                float** swap = in;
-                in = out;
-                out = swap;
+                done = count > 1 ? 2 : 1;
             } else {
-                fill_planes(s, shape, x, band, lines + s.reach(), planes, room.planes, room.plane, dense);
+                fill_planes(s, shape, x, band, grid + s.reach, planes, room.planes, room.plane, dense);
                 point(planes, x.channels, room.planes, in);
-            }
-            for (int64_t f = begin; f < count; f++) {
-                const igc_factor& factor = factors[f];
-                point(buffers[(f - begin + (begin > 0)) % 2], factor.groups * factor.out, room.places, out);
-                if (f) {
-                    apply(factor, in, out, factor.bias, factor.activation, extent, list);
-                } else {
-                    for (int64_t g = 0; g < factor.groups; g++) {
-                        taps(s, factor, g, in, room.plane, scratch);
-                        group(scratch, terms, factor.weight + g * factor.out * terms, terms, 1,
-                              factor.bias ? factor.bias + g * factor.out : nullptr, factor.activation, out + g * factor.out,
-                              factor.out, extent);
+                point(buffers[0], first.groups * first.out, room.places, out);
+                for (int64_t g = 0; g < first.groups; g++) {
+                    taps(shifts, first, g, in, scratch);
+                    const float* weight = first.weight + g * first.out * terms;
+                    const float* bias = first.bias ? first.bias + g * first.out : nullptr;
+                    float** targets = (alone ? ends : out) + g * first.out;
+                    if (by_lines(s)) {
+                        for (int64_t j = 0; j < band.images; j++)
+                            for (int64_t p = 0; p < s.out_width; p += LANES) {
+                                int64_t column = most(0, least(p, s.out_width - LANES));
+                                Walk walk = {j * high * s.pitch + column, j * image_step + column, s.pitch, s.out_width, band.rows, -1};
+                                group(scratch, terms, weight, terms, 1, bias, first_kind, targets, first.out, walk,
+                                      alone && more ? more + g * first.out : nullptr);
+                            }
+                    } else {
+                        point(gapped, first.out, room.places, list);
+                        group(scratch, terms, weight, terms, 1, bias, first_kind, list, first.out,
+                              stretch_of(round_up(grid * s.pitch, LANES)));
+                        for (int64_t o = 0; o < first.out; o++) close_gaps(s, band, list[o], targets[o], image_step);
                     }
                 }
-                float** swap = in;
-                in = out;
-                out = swap;
             }
+            std::swap(in, out);
+            for (int64_t f = done; f < count; f++) {
+                const igc_factor& factor = factors[f];
+                point(buffers[(f - done + 1) % 2], factor.groups * factor.out, room.places, out);
+                for (int64_t g = 0; g < factor.groups; g++) {
+                    for (int64_t l = 0; l < factor.in; l++) list[l] = in[factor.source[g * factor.in + l]];
+                    branch(f, g, list, out);
+                }
+                std::swap(in, out);
+            }
+            if (direct) continue;
             for (int64_t c = 0; c < y.channels; c++) placed[destination[c]] = in[c];
-            finish(s, shape, y, residual, kind, band, placed, dense + room.dense_in, dense + room.dense_in + room.dense_out, list);
+            finish(s, shape, y, residual, kind, band, each, placed, dense + room.dense_in);
         }
     }
 }
@@ -412,6 +492,7 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
     }
     Room room(s, shape, bands, x.channels, dy.channels);
     int64_t shortcut = most(terms, first.out * area);
+    const std::vector<int64_t> shifts = shifts_of(s, room.plane);
     int used = 1;
 #pragma omp parallel num_threads(threads)
     {
@@ -438,24 +519,24 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
         for (int64_t i = bands.total * me / n; i < bands.total * (me + 1) / n; i++) {
             Band band = bands.at(i, s);
             if (!band.rows) continue;
-            int64_t extent = round_up(band.lines * s.pitch(), LANES);
-            fill_planes(s, shape, x, band, band.lines + s.reach(), planes, room.planes, room.plane, dense);
+            int64_t extent = round_up(band.lines * s.pitch, LANES);
+            fill_planes(s, shape, x, band, band.lines + s.reach, planes, room.planes, room.plane, dense);
             point(planes, x.channels, room.planes, list_of(0));
             for (int64_t f = 0; f + 1 < count; f++) {
                 const igc_factor& factor = factors[f];
                 point(between + f * channels * room.places, factor.groups * factor.out, room.places, list_of(f + 1));
                 if (f) {
-                    apply(factor, list_of(f), list_of(f + 1), nullptr, NONE, extent, const_cast<float**>(few));
+                    apply(factor, list_of(f), list_of(f + 1), nullptr, NONE, stretch_of(extent), const_cast<float**>(few));
                 } else {
                     for (int64_t g = 0; g < factor.groups; g++) {
-                        taps(s, factor, g, list_of(0), room.plane, scratch);
+                        taps(shifts, factor, g, list_of(0), scratch);
                         group(scratch, terms, factor.weight + g * factor.out * terms, terms, 1, nullptr, NONE,
-                              list_of(1) + g * factor.out, factor.out, extent);
+                              list_of(1) + g * factor.out, factor.out, stretch_of(extent));
                     }
                 }
             }
             // dy by rows of the last factor, with the lines above that the taps reach.
-            int64_t above = band.whole ? 0 : s.reach();
+            int64_t above = band.whole ? 0 : s.reach;
             Tile part = stretch(band, band.row - above, band.rows + above, s.out_height, s.out_width);
             View from_view = view(dy, shape, s.out_height, s.out_width, part, dense + 2 * room.dense_in, true);
             int64_t all = round_up(room.origin + extent, LANES);
@@ -464,8 +545,8 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
                 behind[c] = gradients[0] + c * room.behind;
                 std::memset(behind[c], 0, sizeof(float) * room.behind);
                 output_rows(s, band, above, [&](int64_t image, int64_t row, int64_t at, int64_t rows) FORCED_LAMBDA {
-                    lines(from_view.row(image, row, destination[c]), s.out_width, nullptr, 0, behind[c] + room.origin + at * s.pitch(),
-                          s.pitch(), s.out_width, rows, NONE);
+                    lines(from_view.row(image, row, destination[c]), s.out_width, nullptr, 0, behind[c] + room.origin + at * s.pitch,
+                          s.pitch, s.out_width, rows, NONE);
                 });
             }
             float* sum = sums + size_t(me) * weights + weights;
@@ -483,7 +564,7 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
                     }
                     weigh(own + g * factor.out, factor.out, few, factor.in, extent, sum + g * factor.in * factor.out, nullptr);
                     group(behind + g * factor.out, factor.out, factor.weight + g * factor.group_stride, factor.term_stride,
-                          factor.row_stride, nullptr, NONE, targets, factor.in, all);
+                          factor.row_stride, nullptr, NONE, targets, factor.in, stretch_of(all));
                 }
                 now = 1 - now;
                 float** swap = behind;
@@ -493,7 +574,7 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
             sum -= first.groups * first.out * terms;
             for (int64_t c = 0; c < first.groups * first.out; c++) own[c] = behind[c] + room.origin;
             for (int64_t g = 0; g < first.groups; g++) {
-                taps(s, first, g, list_of(0), room.plane, scratch);
+                taps(shifts, first, g, list_of(0), scratch);
                 weigh(own + g * first.out, first.out, scratch, terms, extent, sum + g * first.out * terms, nullptr);
             }
             if (!dx.data) continue;
@@ -504,18 +585,18 @@ static void backward_spatial(const igc_space& s, const igc_shape& shape, const i
                         for (int64_t t = 0; t < area; t++) {
                             int64_t y = t / s.kernel, z = t % s.kernel;
                             if (y % s.stride * s.stride + z % s.stride == q)
-                                *at++ = own[g * first.out + o] - y / s.stride * s.pitch() - z / s.stride;
+                                *at++ = own[g * first.out + o] - y / s.stride * s.pitch - z / s.stride;
                         }
                     int64_t length = first.out * taps_of[q];
                     for (int64_t l = 0; l < first.in; l++)
                         targets[l] = planes_back + (first.source[g * first.in + l] * phases + q) * room.places;
-                    group(scratch, length, turned + begins[q] + g * first.in * length, length, 1, nullptr, NONE, targets, first.in, extent);
+                    group(scratch, length, turned + begins[q] + g * first.in * length, length, 1, nullptr, NONE, targets, first.in, stretch_of(extent));
                 }
-            Tile back = stretch(band, band.row * s.stride - s.pad(), band.lines * s.stride, s.height, s.width);
+            Tile back = stretch(band, band.row * s.stride - s.pad, band.lines * s.stride, s.height, s.width);
             View to_view = view(dx, shape, s.height, s.width, back, dense + room.dense_in, false);
             for (int64_t c = 0; c < dx.channels; c++)
                 input_rows(s, band, band.lines, [&](int64_t image, int64_t at, int64_t row, int64_t phase, int64_t rows) FORCED_LAMBDA {
-                    collect(planes_back + (c * phases + phase * s.stride) * room.places + at * s.pitch(), to_view.row(image, row, c),
+                    collect(planes_back + (c * phases + phase * s.stride) * room.places + at * s.pitch, to_view.row(image, row, c),
                             s.stride * s.width, room.places, s, rows);
                 });
             put_view(dx, shape, to_view, back, list);
