@@ -20,6 +20,8 @@ MOBILENET_V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *5 * 
 IGCV3_D = ((1, 16, 1, 1), (6, 24, 4, 2), (6, 32, 6, 2), (6, 64, 8, 2), (6, 96, 6, 1), (6, 160, 6, 2), (6, 320, 1, 1))
 #: Widths of IGCV2's stem: all widths behind it are multiples of 16 (of 8 in the narrowest).
 STEMS = (*range(8, 32, 4), *range(32, 257, 8))
+#: Branch width K_1 of the grouped 3x3, where the width has such a divisor; else the next below.
+GROUPED = 16
 
 
 def mobilenet_v1(problem: Problem, multiplier: float) -> Architecture:
@@ -34,8 +36,12 @@ def mobilenet_v1(problem: Problem, multiplier: float) -> Architecture:
     return network(problem, stem, [Stage(tuple(blocks))], stem_stride=2)
 
 
-def igcv2_network(problem: Problem, stem: int) -> Architecture:
-    """MobileNet V1's layout of IGCV2 blocks: channel-wise 3x3 and two strict pointwise factors, norm, ReLU.
+def igcv2_network(problem: Problem, stem: int, spatial: int = 1) -> Architecture:
+    """MobileNet V1's layout of IGCV2 blocks, all strict: a 3x3 and one or two pointwise factors, norm, ReLU.
+
+    Args:
+        spatial: branch width K_1 of the 3x3. 1: channel-wise, and two pointwise factors behind it (L = 3). More: the largest
+            divisor of the width up to that, and one pointwise factor (L = 2, the form of IGCV1 and of IGCV2's small networks).
 
     Raises:
         UsageError: the stem's width leads to one that has no two strict branch widths.
@@ -43,7 +49,12 @@ def igcv2_network(problem: Problem, stem: int) -> Architecture:
     width, blocks = stem, []
     for channels, stride in MOBILENET_V1:
         out = channels // 32 * stem
-        chosen: dict[str, Any] = options("igcv2", width, out)
+        chosen: dict[str, Any] = {}
+        if spatial == 1:
+            chosen.update(options("igcv2", width, out))
+        else:
+            k = max(d for d in range(1, spatial + 1) if width % d == 0)
+            chosen.update(spatial_branch_width=k, branch_widths=(width // k,))
         blocks.append(igcv2(width, out, stride=stride, **chosen))
         width = out
     return network(problem, stem, [Stage(tuple(blocks))], stem_stride=2)
@@ -70,6 +81,12 @@ def igcv2_below(problem: Problem, macs: int) -> tuple[str, Architecture]:
     """Name and architecture of the IGCV2 network that comes nearest to so many multiply-adds from below."""
     stem, found = _below(lambda stem: igcv2_network(problem, stem), STEMS, macs)
     return f"igcv2_x{stem / 32:.3g}", found
+
+
+def igcv2_grouped_below(problem: Problem, macs: int) -> tuple[str, Architecture]:
+    """`igcv2_below` with a grouped 3x3."""
+    stem, found = _below(lambda stem: igcv2_network(problem, stem, GROUPED), STEMS, macs)
+    return f"igcv2_k{GROUPED}_x{stem / 32:.3g}", found
 
 
 def igcv3_below(problem: Problem, macs: int) -> tuple[str, Architecture]:

@@ -9,8 +9,8 @@ All networks of a batch take turns in one run, in inference mode; times are medi
 - folded: the same with norms folded into convolutions (torch.fx), for torchvision's networks;
 - planned: ours by `optimize_for_inference`, measured on this batch; MobileNet V1 too, so that the comparison is fair.
 
-For each network to compare with there is an IGCV2 (and some IGCV3) of as many multiply-adds, or as near below as its widths allow
-(layouts.py). Weights are random, norms' statistics those of random images. Plans are measured anew unless --known-plans takes
+For each network to compare with there are two IGCV2, with channel-wise and with grouped 3x3 (and some IGCV3), of as many
+multiply-adds, or as near below as their widths allow (layouts.py). Weights are random, norms' statistics those of random images. Plans are measured anew unless --known-plans takes
 those that this machine remembers.
 """
 
@@ -32,7 +32,7 @@ from igcsearch.nn import Network, build, plans
 from igcsearch.spec import Architecture, Problem
 
 from .facts import save
-from .layouts import igcv2_below, igcv3_below, mobilenet_v1
+from .layouts import igcv2_below, igcv2_grouped_below, igcv3_below, mobilenet_v1
 from .options import DTYPES, FORMATS, add_arguments, conditions, prepare, print_head, print_header, print_row
 from .timing import undisturbed, wait_for_quiet
 
@@ -67,7 +67,7 @@ def entries(size: int, quick: bool) -> list[Entry]:
         found += [_torchvision(name, size) for name in ("mobilenet_v2", "shufflenet_v2_x0_5")]
     made: dict[str, Architecture] = {}
     for entry in found:
-        made.update([igcv2_below(problem, entry.macs)])
+        made.update([igcv2_below(problem, entry.macs), igcv2_grouped_below(problem, entry.macs)])
         if entry.name in ("shufflenet_v2_x1_0", "mobilenet_v2"):
             made.update([igcv3_below(problem, entry.macs)])
     return found + [_ours(name, made[name]) for name in sorted(made, key=lambda name: (name[:5], made[name].macs))]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from igcsearch.machine import Elsewhere
 
 SWEPT = 64 * 2**20  # bytes that --cold reads and writes before each call, more than the caches hold
 TURNS = (5, 60)  # fewest and most of each call
@@ -29,29 +29,6 @@ class Peaks(NamedTuple):
     def roofline_ms(self, count: float, macs: float) -> float:
         """Milliseconds that neither memory (`count` bytes) nor arithmetic (`macs` multiply-adds) can go below."""
         return 1e3 * max(count / self.bytes_per_s, 2 * macs / self.flops_per_s)
-
-
-class Elsewhere:
-    """How many cores something else kept busy since this was made; None where the system does not say."""
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    def cores(self) -> float | None:
-        """Of the machine, on average, less what this process used; time taken by other virtual machines counts."""
-        then, now = self._start, self._now()
-        if then is None or now is None:
-            return None
-        wall, busy, own = (b - a for a, b in zip(then, now, strict=True))
-        return max(0.0, (busy - own) / max(wall, 1e-9))
-
-    def _now(self) -> tuple[float, float, float] | None:
-        try:
-            ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        except OSError:
-            return None
-        busy = sum(map(int, ticks)) - int(ticks[3]) - int(ticks[4])  # less idle and waiting for disks
-        return time.perf_counter(), busy / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def undisturbed(

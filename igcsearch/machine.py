@@ -1,4 +1,4 @@
-"""What processes need to know of their machine: its cores, and the death of the one that started them, memory."""
+"""What processes need to know of their machine: its cores and what else keeps them busy, memory, the death of their parent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -16,6 +17,29 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Elsewhere:
+    """How many cores something else kept busy since this was made; None where the system does not say."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def cores(self) -> float | None:
+        """Of the machine, on average, less what this process used; time taken by other virtual machines counts."""
+        then, now = self._start, self._now()
+        if then is None or now is None:
+            return None
+        wall, busy, own = (b - a for a, b in zip(then, now, strict=True))
+        return max(0.0, (busy - own) / max(wall, 1e-9))
+
+    def _now(self) -> tuple[float, float, float] | None:
+        try:
+            ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        except OSError:
+            return None
+        busy = sum(map(int, ticks)) - int(ticks[3]) - int(ticks[4])  # less idle and waiting for disks
+        return time.perf_counter(), busy / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def keep_freed_memory() -> None:

@@ -90,7 +90,10 @@ def test_layouts(load: Callable[[str], ModuleType]) -> None:
     name, found = layouts.igcv2_below(problem, 149_000_000)
     assert name == "igcv2_x1.25"
     assert 0.9 * 149e6 < found.macs <= 149e6
-    assert all(block.report["complementary"] == "strict" for _, block in found.blocks() if block.family == "igcv2")
+    name, grouped = layouts.igcv2_grouped_below(problem, 149_000_000)
+    assert 0.9 * 149e6 < grouped.macs <= 149e6
+    for network in (found, grouped):
+        assert all(block.report["complementary"] == "strict" for _, block in network.blocks() if block.family == "igcv2")
 
 
 # Rule: the dense block of IGCV1 and IGCV2 is a separable convolution of the same widths, that of IGCV3 MobileNet V2's.

@@ -4,7 +4,7 @@ Floor 3. The ways of a block ("plans"), which all give the same to rounding:
 
 - fused: factors in one pass over memory, each run of them beginning with a k x k factor or 1x1 ones (fused/);
 - split: k x k factors by stock convolutions, the 1x1 factors between them fused;
-- collapsed: runs of linear 1x1 factors multiplied out to one dense matrix, the rest by stock convolutions;
+- collapsed: runs of linear factors multiplied out to one dense convolution, the rest by stock convolutions;
 - stock: one convolution and one shuffle a factor.
 
 Which one is measured (plans.py) on an example input, or a static table where nothing was measured.
@@ -31,6 +31,7 @@ from .network import BlockLayer, Network
 from .workspace import Workspace
 
 PLANS = ("fused", "split", "collapsed", "stock")
+MOST_COLLAPSED = 16  # a k x k factor is multiplied out only if that takes at most so many times the multiply-adds
 
 
 class FoldedFactor(NamedTuple):
@@ -91,31 +92,40 @@ class StockFactor(nn.Module):
 
 
 class CollapsedRun(nn.Module):
-    """Linear 1x1 factors as the one dense matrix that they are, and the last one's activation."""
+    """Linear factors as the one dense convolution that they are, and the last one's activation."""
 
     def __init__(self, parts: Sequence[FoldedFactor], before: Order) -> None:
         super().__init__()
-        matrix, shift = torch.eye(parts[0].factor.in_channels)[torch.tensor(before)], None
+        opening = parts[0].factor
+        kernel, columns = opening.kernel_size, torch.tensor(before)
+        matrix, shift = torch.eye(opening.in_channels)[columns], None
         for part in parts:
-            rows = torch.tensor(part.factor.order)
-            weight = part.weight.cpu()
-            groups = part.factor.groups
-            matrix = torch.bmm(
-                weight.view(groups, -1, part.factor.branch_width), matrix.view(groups, part.factor.branch_width, -1)
-            )
-            matrix = matrix.flatten(0, 1)
-            shift = None if shift is None else F.conv2d(shift[None, :, None, None], weight, groups=groups).flatten()
+            rows, weight, groups = torch.tensor(part.factor.order), part.weight.cpu(), part.factor.groups
+            if part is parts[0] and kernel > 1:
+                blocks = weight.view(groups, -1, part.factor.branch_width * kernel**2)
+                across = torch.block_diag(*blocks).view(len(weight), opening.in_channels, -1)
+                matrix = torch.empty_like(across)
+                matrix[:, columns] = across
+                matrix = matrix.flatten(1)
+            else:
+                pointwise = weight.view(groups, -1, part.factor.branch_width)
+                matrix = torch.bmm(pointwise, matrix.view(groups, part.factor.branch_width, -1)).flatten(0, 1)
+            if shift is not None:
+                shift = F.conv2d(shift[None, :, None, None], weight, groups=groups).flatten()
             if part.bias is not None:
                 shift = part.bias.cpu() if shift is None else shift + part.bias.cpu()
             matrix, shift = matrix[rows], None if shift is None else shift[rows]
-        self.activation = parts[-1].factor.activation
-        self.register_buffer("weight", matrix[:, :, None, None].contiguous().to(parts[0].weight.device))
+        self.activation, self.stride, self.dilation = parts[-1].factor.activation, opening.stride, opening.dilation
+        dense = matrix.view(len(matrix), opening.in_channels, kernel, kernel).contiguous()
+        self.register_buffer("weight", dense.to(parts[0].weight.device))
         self.register_buffer("bias", None if shift is None else shift.to(parts[0].weight.device))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C_out, H, W)."""
+        """(N, C_in, H, W) to (N, C_out, H', W')."""
+        weight = cast(Tensor, self.weight)
+        padding = self.dilation * (weight.shape[2] // 2)
         return ACTIVATIONS[self.activation](
-            F.conv2d(x_NCHW, cast(Tensor, self.weight), cast("Tensor | None", self.bias))
+            F.conv2d(x_NCHW, weight, cast("Tensor | None", self.bias), self.stride, padding, self.dilation)
         )
 
 
@@ -225,7 +235,10 @@ def _run_length(layers: Sequence[nn.Module], plan: str) -> int:
             break
         factor = layer.factor
         pointwise = factor.kernel_size == 1 and factor.stride == 1
-        opening = plan == "fused" and not length and factor.dilation == 1 and factor.stride <= 8
+        opening = not length and (
+            (plan == "fused" and factor.dilation == 1 and factor.stride <= 8)
+            or (plan == "collapsed" and _worth_collapsing(layers))
+        )
         if not pointwise and not opening:
             break
         if plan != "collapsed" and factor.activation not in FUSED_ACTIVATIONS:
@@ -236,6 +249,19 @@ def _run_length(layers: Sequence[nn.Module], plan: str) -> int:
     factors = [cast(FactorLayer, layer).factor for layer in layers[:length]]
     few = plan == "fused" and length > 0 and factors[0].in_channels <= 4  # images: stock convolutions are slow on them
     return length if few or any(factor.groups > 1 for factor in factors) else 0
+
+
+def _worth_collapsing(layers: Sequence[nn.Module]) -> bool:
+    """True if the run of linear factors that begins with a k x k one is not all too wasteful as a dense convolution."""
+    run: list[Factor] = []
+    for layer in layers:
+        if not isinstance(layer, FactorLayer) or (run and (layer.factor.kernel_size > 1 or layer.factor.stride > 1)):
+            break
+        run.append(layer.factor)
+        if layer.factor.activation is not None:
+            break
+    dense = run[0].in_channels * run[-1].out_channels * run[0].area
+    return dense <= MOST_COLLAPSED * sum(factor.weights for factor in run)
 
 
 class InferenceNetwork(nn.Module):

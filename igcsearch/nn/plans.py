@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import atomic_write
+from ..machine import Elsewhere, available_cores
 from ..spec import Block
 from ..spec.parts import Part
 from .fused.library import source_hash
@@ -27,8 +29,11 @@ from .inference import PLANS, InferenceNetwork, PlannedBlock, block_layers, defa
 from .network import BlockLayer, Network
 from .workspace import Workspace
 
+log = logging.getLogger("igcsearch")
+
 RUNS = 9  # timed passes of a way, after one that is not
 ENOUGH_S = 0.15  # of one way: slow blocks are timed less often, never under three times
+QUIET = 0.25  # of the machine may be busy with something else where plans are remembered
 SAMPLE_S = 0.0003  # of one turn, in as many passes as that takes
 
 
@@ -40,7 +45,8 @@ def optimize_for_inference(
     Args:
         network: in any mode; it is left as it is.
         example: images (N, in_channels, H, W) on the device where it will run; None: one image of the architecture's size on the
-            network's device. Plans are for its batch, size, and the number of threads of torch.
+            network's device. Plans are for its batch, size, and the number of threads of torch. They are remembered for the
+            device unless something else kept it busy while they were measured.
         measure: False takes the static table.
 
     Returns:
@@ -54,12 +60,16 @@ def optimize_for_inference(
         )
     if not measure:
         return InferenceNetwork(network, [default_plan(layer, device) for layer in block_layers(network)], False)
-    known = PlanTimes(device)
+    known, elsewhere = PlanTimes(device), Elsewhere()
     candidates = []
     for channels_last in (False, True):
         plans, seconds = _fastest(network, example, channels_last, known)
         candidates.append((seconds, InferenceNetwork(network, plans, channels_last)))
-    known.save()
+    busy = elsewhere.cores() or 0.0
+    if busy <= QUIET * available_cores():
+        known.save()
+    else:
+        log.debug("plans were measured while something else kept %.1f cores busy; they are not remembered", busy)
     candidates.sort(key=lambda found: found[0])
     if candidates[1][0] < 1.1 * candidates[0][0]:  # too near for the sum of blocks to say
         timed = _in_turn([partial(net, example) for _, net in candidates])
@@ -69,7 +79,7 @@ def optimize_for_inference(
 
 def block_ms(layer: BlockLayer, x_NCHW: Tensor, plans: Sequence[str] = PLANS, runs: int = RUNS) -> dict[str, float]:
     """Milliseconds of a block by each of the plans: medians of passes in turn, in inference mode."""
-    ways = [PlannedBlock(layer, plan).to(x_NCHW.device).eval() for plan in plans]
+    ways = [PlannedBlock(layer, plan).to(x_NCHW.device, x_NCHW.dtype).eval() for plan in plans]
     room = Workspace()  # as in a network
     found = _in_turn([partial(way, x_NCHW, room) for way in ways], runs)
     return dict(zip(plans, found, strict=True))

@@ -458,6 +458,7 @@ struct Fold {
             low[i] = (stretch / stretches) * LANES + (stretch % stretches) * 2 * H + inside;
             high[i] = low[i] + H;
         }
+#pragma GCC unroll 8
         for (int i = 0; i < W / 2; i++)
             halves[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], low) + __builtin_shuffle(a[2 * i], a[2 * i + 1], high);
         return Fold<W / 2, H / 2>::run(halves);
@@ -471,12 +472,17 @@ struct Fold<1, H> {
 // gradient[r, l] += sum over pixels of dy's row r times x's row l, for an A x B block of them.
 template <int A, int B>
 INLINE void outer(const float* const* dy, const float* const* x, int64_t pixels, float* gradient, int64_t row_stride) {
-    vec sum[A * B] = {};
+    vec sum[A * B];
+#pragma GCC unroll 16
+    for (int i = 0; i < A * B; i++) sum[i] = vec{};
     for (int64_t p = 0; p < pixels; p += LANES) {
         vec part[B];
+#pragma GCC unroll 4
         for (int b = 0; b < B; b++) part[b] = load(x[b] + p);
+#pragma GCC unroll 4
         for (int a = 0; a < A; a++) {
             vec g = load(dy[a] + p);
+#pragma GCC unroll 4
             for (int b = 0; b < B; b++) sum[a * B + b] += g * part[b];
         }
     }
@@ -508,14 +514,23 @@ INLINE void outer_rows(const float* const* dy, const float* const* x, int64_t te
 template <int R, int V>
 INLINE void turned_rows(const float* const* dy, const float* turned, int64_t width, int64_t terms, int64_t pixels, float* gradient,
                         int64_t row_stride) {
-    vec sum[R][V] = {};
+    vec sum[R][V];
+    auto each = [&](auto work) FORCED_LAMBDA {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) work(sum[r][v], r, v);
+    };
+    each([&](vec& one, int, int) FORCED_LAMBDA { one = vec{}; });
     for (int64_t p = 0; p < pixels; p++) {
         vec part[V];
+#pragma GCC unroll 8
         for (int v = 0; v < V; v++) part[v] = load(turned + p * width + v * LANES);
-        for (int r = 0; r < R; r++)
-            for (int v = 0; v < V; v++) sum[r][v] += part[v] * dy[r][p];
+        each([&](vec& one, int r, int v) FORCED_LAMBDA { one += part[v] * dy[r][p]; });
     }
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (int v = 0; v < V; v++) {
             float* target = gradient + r * row_stride + v * LANES;
             if ((v + 1) * LANES <= terms) {
