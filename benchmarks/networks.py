@@ -1,7 +1,7 @@
 """Whole networks at equal multiply-adds: IGCV2 and IGCV3 against MobileNet V1 and torchvision's MobileNet V2 and ShuffleNet V2.
 
     python -m benchmarks.networks --json FILE [--device cpu --dtype float32 --batch 1,16,64 --size 224 --threads 2 --quick]
-                                  [--seconds 20 --known-plans --cold --plain-malloc --patience 60]
+                                  [--seconds 20 --known-plans --cold --plain-malloc --patience 60 --plot FILE.svg]
 
 All networks of a batch take turns in one run, in inference mode; times are medians. Executions:
 
@@ -10,8 +10,8 @@ All networks of a batch take turns in one run, in inference mode; times are medi
 - planned: ours by `optimize_for_inference`, measured on this batch; MobileNet V1 too, so that the comparison is fair.
 
 For each network to compare with there are two IGCV2, with channel-wise and with grouped 3x3 (and some IGCV3), of as many
-multiply-adds, or as near below as their widths allow (layouts.py). Weights are random, norms' statistics those of random images. Plans are measured anew unless --known-plans takes
-those that this machine remembers.
+multiply-adds, or as near below as their widths allow (layouts.py). Weights are random, norms' statistics those of random images.
+Plans are measured anew unless --known-plans takes those that this machine remembers.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from igcsearch.nn import Network, build, plans
 from igcsearch.spec import Architecture, Problem
 
+from .bars import Bar, bars
 from .facts import save
 from .layouts import igcv2_below, igcv2_grouped_below, igcv3_below, mobilenet_v1
 from .options import DTYPES, FORMATS, add_arguments, conditions, prepare, print_head, print_header, print_row
@@ -194,12 +195,27 @@ def _best(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return min((row for row in rows if row["name"] == name), key=lambda row: cast(float, row["ms"]))
 
 
+def picture(rows: list[dict[str, Any]]) -> str:
+    """The networks of a batch, the fastest first: by stock layers, and by what is fastest."""
+    names = sorted(dict.fromkeys(row["name"] for row in rows), key=lambda name: cast(float, _best(rows, name)["ms"]))
+    found = []
+    for name in names:
+        best = _best(rows, name)
+        stock = next(row["ms"] for row in rows if row["name"] == name and row["execution"] == "stock")
+        found.append(
+            Bar(name, f"{best['macs'] / 1e6:.0f} M MACs", stock, None if best["execution"] == "stock" else best["ms"])
+        )
+    batch, size = rows[0]["batch"], rows[0]["size"]
+    return bars(found, f"stock layers, {batch} images {size}x{size}", "optimized for inference", "ms")
+
+
 def main() -> None:
     """Measure, print a table and the verdicts for each batch, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, seconds=20)
     parser.add_argument("--batch", help="batches, as 1,16,64 (default; with --quick 1,16)")
     parser.add_argument("--size", type=int, default=224, help="side of the images")
+    parser.add_argument("--plot", metavar="FILE.svg", help="the last batch as bars")
     parser.add_argument("--known-plans", action="store_true", help="take the plans that this machine remembers")
     given = prepare(parser)
     batches = [int(batch) for batch in (given.batch or ("1,16" if given.quick else "1,16,64")).split(",")]
@@ -215,6 +231,8 @@ def main() -> None:
             show(new)
             verdicts(new)
             save(given.json, rows, how)
+    if given.plot:
+        Path(given.plot).write_text(picture(new))
 
 
 if __name__ == "__main__":

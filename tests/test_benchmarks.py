@@ -59,7 +59,10 @@ def test_blocks(root: Path, tmp_path: Path, dtype: str, close: float) -> None:
 
 
 def test_networks(root: Path, tmp_path: Path) -> None:
-    rows, said = rows_of(root, tmp_path, "networks", "--quick", "--size", "32", "--batch", "2")
+    rows, said = rows_of(
+        root, tmp_path, "networks", "--quick", "--size", "32", "--batch", "2", "--plot", str(tmp_path / "p.svg")
+    )
+    ElementTree.parse(tmp_path / "p.svg")
     for row in rows:
         assert set(row) >= NETWORK_KEYS
         assert row["images_per_s"] == pytest.approx(2000 / row["ms"])
@@ -93,7 +96,9 @@ def test_layouts(load: Callable[[str], ModuleType]) -> None:
     name, grouped = layouts.igcv2_grouped_below(problem, 149_000_000)
     assert 0.9 * 149e6 < grouped.macs <= 149e6
     for network in (found, grouped):
-        assert all(block.report["complementary"] == "strict" for _, block in network.blocks() if block.family == "igcv2")
+        assert all(
+            block.report["complementary"] == "strict" for _, block in network.blocks() if block.family == "igcv2"
+        )
 
 
 # Rule: the dense block of IGCV1 and IGCV2 is a separable convolution of the same widths, that of IGCV3 MobileNet V2's.
