@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -202,3 +203,20 @@ def test_a_folder_that_breaks_is_an_error_at_once(searched: Any, monkeypatch: py
     monkeypatch.setattr(looks, "look", broken)
     with pytest.raises(UsageError, match="cannot be read"):
         watch.watch(open_study(searched[0]), 1.0)
+
+
+def test_ctrl_c_in_the_middle_of_a_look_is_not_lost(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def dropping(study: Any) -> Any:
+        """A callback whose exceptions nobody sees, as SQLAlchemy has them."""
+        looked.append(study)
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise UsageError("the database went away")
+
+    monkeypatch.setattr(looks, "look", dropping)
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(open_study(searched[0]), 1.0)
+    assert len(looked) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
