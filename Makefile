@@ -53,7 +53,7 @@ bench: $(STAMP)
 	@echo
 	$(BIN)/python -m benchmarks.blocks --quick
 	@echo
-	$(BIN)/python -m benchmarks.networks --quick
+	$(BIN)/python -m benchmarks.networks --quick --batch 1,64
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
-from ..wording import percent
+from ..wording import percent, plural
 from . import options
 from .models import Found, find
 from .options import AsJson, Model
 from .output import print_json, say
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..training import ImageData
+
+_PLANNED_BATCH = 64  # images; larger batches have the same plans, and measuring takes longer than it saves
 
 
 def train(
@@ -144,6 +149,7 @@ def evaluate(
     from ..nn.measure import example_images
     from ..training import evaluate as evaluate_network
     from ..training import load_data, resolve_device
+    from ..training.device import repeatable
 
     where = resolve_device(device)
     spec = options.data_spec(data, data_root, download, image_size=found.architecture.image_size)
@@ -157,7 +163,12 @@ def evaluate(
     own: dict[str, Any] = {
         name: tuple(found.entry.metrics[name]) for name in ("mean", "std") if found.entry.metrics.get(name)
     }
-    ready = model.to(where).optimize_for_inference(example_images(model, batch_size).to(where)) if optimize else model
+    ready: nn.Module = model.to(where)
+    if optimize:
+        begin, batch = time.monotonic(), min(batch_size, len(images.test.labels), _PLANNED_BATCH)
+        with repeatable(where, threads):
+            ready = model.optimize_for_inference(example_images(model, batch).to(where))
+        say(f"plans measured on {plural(batch, 'image')} in {time.monotonic() - begin:.1f} s")
     accuracy, n = evaluate_network(ready, images, device=device, batch_size=batch_size, threads=threads, **own)
     if as_json:
         print_json({"accuracy": accuracy, "n": n, "name": found.name, "data": images.name, "split": "test"})

@@ -13,22 +13,26 @@ Which one is measured (plans.py) on an example input, or a static table where no
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UsageError
 from ..spec import Factor
 from ..spec.permutations import Order, identity, invert
 from .fused import fused_available, wiring
 from .fused.operators import ACTIVATIONS as FUSED_ACTIVATIONS
-from .fused.operators import MOST_FACTORS, Folded
+from .fused.operators import MOST_FACTORS, MOST_STRIDE, Folded, folded
 from .layers import ACTIVATIONS, FactorLayer, shuffle_layer
 from .network import BlockLayer, Network
 from .workspace import Workspace
+
+_Arguments = tuple[list[Tensor], list[Tensor], Tensor, list[int], int, list[int]]
 
 PLANS = ("fused", "split", "collapsed", "stock")
 MOST_COLLAPSED = 16  # a k x k factor is multiplied out only if that takes at most so many times the multiply-adds
@@ -49,19 +53,25 @@ class FoldedFactor(NamedTuple):
 
 @torch.no_grad()
 def fold(layer: FactorLayer) -> FoldedFactor:
-    """Batch norm, by its running statistics, moved into the convolution; in float32."""
+    """Batch norm, by its running statistics, moved into the convolution; in float32.
+
+    Raises:
+        UsageError: another kind of norm stands there.
+    """
     weight, bias = layer.conv.weight.detach().float(), layer.conv.bias
     bias = None if bias is None else bias.detach().float()
-    if isinstance(layer.norm, nn.BatchNorm2d):
-        norm = layer.norm
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
+    norm = layer.norm
+    if isinstance(norm, _BatchNorm):  # that of several processes, too
+        if norm.running_var is None or norm.running_mean is None:
+            raise UsageError("a batch norm without running statistics cannot be folded; train the network with them")
         scale = norm.weight.float() / torch.sqrt(norm.running_var.float() + norm.eps)
         back = torch.tensor(invert(layer.factor.order)).to(weight.device)
         by_row = scale[back]  # the norm stands behind the shuffle
         shift = (norm.bias.float() - norm.running_mean.float() * scale)[back]
         weight = weight * by_row[:, None, None, None]
         bias = shift if bias is None else bias * by_row + shift
+    elif not isinstance(norm, nn.Identity):
+        raise UsageError(f"a norm of type {type(norm).__name__} cannot be folded for inference; batch norm can be")
     return FoldedFactor(layer.factor, weight.contiguous(), bias)
 
 
@@ -98,7 +108,7 @@ class CollapsedRun(nn.Module):
         super().__init__()
         opening = parts[0].factor
         kernel, columns = opening.kernel_size, torch.tensor(before)
-        matrix, shift = torch.eye(opening.in_channels)[columns], None
+        matrix, shift = torch.eye(opening.in_channels, dtype=torch.float32, device="cpu")[columns], None
         for part in parts:
             rows, weight, groups = torch.tensor(part.factor.order), part.weight.cpu(), part.factor.groups
             if part is parts[0] and kernel > 1:
@@ -136,15 +146,20 @@ class FusedRun(nn.Module):
         super().__init__()
         self.factors = tuple(part.factor for part in parts)
         for i, part in enumerate(parts):
-            bias = torch.empty(0) if part.bias is None else part.bias.contiguous()
+            bias = part.weight.new_empty(0) if part.bias is None else part.bias.contiguous()
             self.register_buffer(f"weight{i}", part.weight)
             self.register_buffer(f"bias{i}", bias.to(part.weight.device))
         self.register_buffer("index", wiring(self.factors, before).to(parts[0].weight.device))
         self._gather()
 
     def _gather(self) -> None:
+        """Take the tensors as they are now."""
+        self._held = tuple(self._buffers.values())
+        self._run = Folded(*self._arguments())
+
+    def _arguments(self) -> _Arguments:
         count = range(len(self.factors))
-        self._run = Folded(
+        return (
             [cast(Tensor, getattr(self, f"weight{i}")).contiguous() for i in count],
             [cast(Tensor, getattr(self, f"bias{i}")) for i in count],
             cast(Tensor, self.index),
@@ -153,10 +168,9 @@ class FusedRun(nn.Module):
             [FUSED_ACTIVATIONS[factor.activation] for factor in self.factors],
         )
 
-    def _apply(self, fn: Any, recurse: bool = True) -> FusedRun:
-        super()._apply(fn, recurse)
-        self._gather()
-        return self
+    def _changed(self) -> bool:
+        """True if a buffer was exchanged: by `to`, by `load_state_dict(assign=True)`, by `torch.func.functional_call`."""
+        return not all(map(operator.is_, self._buffers.values(), self._held))
 
     def forward(
         self,
@@ -167,6 +181,10 @@ class FusedRun(nn.Module):
         busy: Sequence[Tensor | None] = (),
     ) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W'), in `room` where there is one, which must not touch `busy`."""
+        if torch.compiler.is_compiling():
+            return cast(Tensor, folded(x_NCHW, *self._arguments(), residual, FUSED_ACTIVATIONS[activation]))
+        if self._changed():
+            self._gather()
         return self._run(x_NCHW, residual, FUSED_ACTIVATIONS[activation], room, busy)
 
 
@@ -212,15 +230,15 @@ def planned_parts(layers: Sequence[nn.Module], plan: str) -> list[nn.Module]:
             at += 1
             continue
         length = _run_length(layers[at:], plan)
-        folded = [fold(cast(FactorLayer, one)) for one in layers[at : at + max(length, 1)]]
+        members = [fold(cast(FactorLayer, one)) for one in layers[at : at + max(length, 1)]]
         order = identity(layer.factor.in_channels) if before is None else before
         before = None
-        at += len(folded)
+        at += len(members)
         if length:
-            parts.append((CollapsedRun if plan == "collapsed" else FusedRun)(folded, order))
+            parts.append((CollapsedRun if plan == "collapsed" else FusedRun)(members, order))
         else:  # its shuffle goes along with the next run, where there is one
             ahead = at < len(layers) and _run_length(layers[at:], plan) > 0
-            parts.append(StockFactor(folded[0], shuffled=not ahead))
+            parts.append(StockFactor(members[0], shuffled=not ahead))
             before = layer.factor.order if ahead else None
     return parts
 
@@ -236,7 +254,7 @@ def _run_length(layers: Sequence[nn.Module], plan: str) -> int:
         factor = layer.factor
         pointwise = factor.kernel_size == 1 and factor.stride == 1
         opening = not length and (
-            (plan == "fused" and factor.dilation == 1 and factor.stride <= 8)
+            (plan == "fused" and factor.dilation == 1 and factor.stride <= MOST_STRIDE)
             or (plan == "collapsed" and _worth_collapsing(layers))
         )
         if not pointwise and not opening:
@@ -265,7 +283,9 @@ def _worth_collapsing(layers: Sequence[nn.Module]) -> bool:
 
 
 class InferenceNetwork(nn.Module):
-    """A network for inference alone: images (N, in_channels, H, W), float32, to logits (N, num_classes).
+    """A network for inference alone: images (N, in_channels, H, W), float32, to logits (N, num_classes), without gradients.
+
+    Autocast does not reach into it: its blocks run in float32.
 
     On the CPU it keeps the memory of its largest maps between calls, for each thread that calls it (workspace.py): what a hook
     sees of a fused block is overwritten by a later one.
@@ -273,7 +293,7 @@ class InferenceNetwork(nn.Module):
     Args:
         network: trained; it is left as it is.
         plans: of the stem and then of each block, in order.
-        channels_last: memory format that images are brought into.
+        channels_last: memory format that images are brought into; False: contiguous.
     """
 
     def __init__(self, network: Network, plans: Sequence[str], channels_last: bool) -> None:
@@ -287,15 +307,22 @@ class InferenceNetwork(nn.Module):
         self.plans, self.channels_last = tuple(plans), channels_last
         self.blocks = nn.ModuleList(PlannedBlock(layer, plan) for layer, plan in zip(layers, plans, strict=True))
         self.head = nn.Sequential(*planned_parts(list(network.head), "collapsed"))
-        self.classifier = copy.deepcopy(network.classifier)
+        self.classifier = copy.deepcopy(network.classifier).float()
         self._workspace = Workspace()
         self.requires_grad_(False)
         self.train(False)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Images to logits."""
-        if self.channels_last:
-            x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        kind = x_NCHW.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self._logits(x_NCHW)
+        return self._logits(x_NCHW)
+
+    def _logits(self, x_NCHW: Tensor) -> Tensor:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        x_NCHW = x_NCHW.detach().contiguous(memory_format=layout)
         room = None if torch.compiler.is_compiling() else self._workspace
         for block in self.blocks:
             x_NCHW = block(x_NCHW, room)

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,6 +16,9 @@ from torch import nn
 from ..errors import UsageError
 from .inference import InferenceNetwork
 from .network import Network
+
+if TYPE_CHECKING:
+    from .plans import PlanTimes
 
 _COUNTED = ("conv", "linear", "addmm")
 
@@ -78,8 +81,13 @@ def fused_handles() -> dict[str, Any]:
     return {"igcsearch::product": count, "igcsearch::folded": count}
 
 
-def optimized(network: Network, *, device: str = "cpu", batch: int = 1, threads: int = 1) -> InferenceNetwork:
+def optimized(
+    network: Network, *, device: str = "cpu", batch: int = 1, threads: int = 1, known: PlanTimes | None = None
+) -> InferenceNetwork:
     """A copy of the network as fast as it runs there: its plans are measured on that device, with that batch and those threads.
+
+    Args:
+        known: times of that device with those threads, which what is measured now joins.
 
     Raises:
         UsageError: as `latency`.
@@ -87,7 +95,7 @@ def optimized(network: Network, *, device: str = "cpu", batch: int = 1, threads:
     place = _checked_place(device, batch=batch, threads=threads)
     copied = copy.deepcopy(network).to(place)
     with _threads(threads):
-        return copied.optimize_for_inference(example_images(network, batch).to(place))
+        return copied.optimize_for_inference(example_images(network, batch).to(place), known=known)
 
 
 def latency(

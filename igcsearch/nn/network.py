@@ -15,6 +15,7 @@ from .products import planned
 
 if TYPE_CHECKING:
     from .inference import InferenceNetwork
+    from .plans import PlanTimes
 
 EXECUTIONS = ("auto", "plain")
 
@@ -73,11 +74,13 @@ class Network(nn.Module):
                 module.execution = execution
         return self
 
-    def optimize_for_inference(self, example: Tensor | None = None, *, measure: bool = True) -> InferenceNetwork:
+    def optimize_for_inference(
+        self, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
+    ) -> InferenceNetwork:
         """The same network for inference, as fast as this machine runs it; see `plans.optimize_for_inference`."""
         from .plans import optimize_for_inference
 
-        return optimize_for_inference(self, example, measure=measure)
+        return optimize_for_inference(self, example, measure=measure, known=known)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to pooled features (N, features)."""

@@ -20,17 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..files import atomic_write
 from ..machine import Elsewhere, available_cores
 from ..spec import Block
 from ..spec.parts import Part
-from .fused.library import source_hash
+from .fused.library import kernels, source_hash
 from .inference import PLANS, InferenceNetwork, PlannedBlock, block_layers, default_plan
 from .network import BlockLayer, Network
 from .workspace import Workspace
 
 log = logging.getLogger("igcsearch")
 
+VERSION = 2  # of what the plans are: raised when inference.py makes something else of one
 RUNS = 9  # timed passes of a way, after one that is not
 ENOUGH_S = 0.15  # of one way: slow blocks are timed less often, never under three times
 QUIET = 0.25  # of the machine may be busy with something else where plans are remembered
@@ -38,7 +40,7 @@ SAMPLE_S = 0.0003  # of one turn, in as many passes as that takes
 
 
 def optimize_for_inference(
-    network: Network, example: Tensor | None = None, *, measure: bool = True
+    network: Network, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
 ) -> InferenceNetwork:
     """The network for inference: norms folded, every block by its fastest plan. Same results to rounding; float32.
 
@@ -48,28 +50,35 @@ def optimize_for_inference(
             network's device. Plans are for its batch, size, and the number of threads of torch. They are remembered for the
             device unless something else kept it busy while they were measured.
         measure: False takes the static table.
+        known: times of the network's device that are at hand already.
 
     Returns:
         An `InferenceNetwork`; its `plans` say what was chosen.
+
+    Raises:
+        UsageError: an example that is not float32, or a norm that cannot be folded.
     """
+    if example is not None and example.dtype is not torch.float32:
+        raise UsageError(f"an optimized network runs in float32, the example is {example.dtype}; give float32 images")
     device = next(network.parameters()).device
     if example is None:
         architecture = network.architecture
         example = torch.zeros(
-            1, architecture.in_channels, architecture.image_size, architecture.image_size, device=device
+            1,
+            architecture.in_channels,
+            architecture.image_size,
+            architecture.image_size,
+            dtype=torch.float32,
+            device=device,
         )
     if not measure:
         return InferenceNetwork(network, [default_plan(layer, device) for layer in block_layers(network)], False)
-    known, elsewhere = PlanTimes(device), Elsewhere()
+    known = PlanTimes(device) if known is None else known
     candidates = []
     for channels_last in (False, True):
         plans, seconds = _fastest(network, example, channels_last, known)
         candidates.append((seconds, InferenceNetwork(network, plans, channels_last)))
-    busy = elsewhere.cores() or 0.0
-    if busy <= QUIET * available_cores():
-        known.save()
-    else:
-        log.debug("plans were measured while something else kept %.1f cores busy; they are not remembered", busy)
+    known.save()
     candidates.sort(key=lambda found: found[0])
     if candidates[1][0] < 1.1 * candidates[0][0]:  # too near for the sum of blocks to say
         timed = _in_turn([partial(net, example) for _, net in candidates])
@@ -93,7 +102,7 @@ def part_ms(part: Part, batch: int, known: PlanTimes) -> tuple[float, float]:
     shape = (batch, part.channels, part.size, part.size)
     found = []
     for channels_last in (False, True):
-        x_NCHW = _in_format(torch.rand(shape, device=known.device), channels_last)
+        x_NCHW = _in_format(torch.rand(shape, dtype=torch.float32, device=known.device), channels_last)
         if part.block is not None and not part.head:
             times = known.of(part.block, x_NCHW, channels_last)
         else:
@@ -147,7 +156,7 @@ def _in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float
     A turn is as many calls as take SAMPLE_S, behind one that is not timed: what the other calls left in the caches is not the
     call's own, and single calls of some microseconds are longer than they are in a network.
     """
-    wait: Callable[[], object] = torch.cuda.synchronize if torch.cuda.is_available() else int
+    wait: Callable[[], object] = torch.cuda.synchronize if torch.cuda.is_initialized() else int
     first = []
     for call in calls:
         call()
@@ -173,8 +182,8 @@ def _in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float
 
 
 def _key(name: str, x_NCHW: Tensor, channels_last: bool) -> str:
-    shape = "x".join(map(str, x_NCHW.shape))
-    return f"{name} {shape} {'last' if channels_last else 'first'}"
+    shape, dtype = "x".join(map(str, x_NCHW.shape)), str(x_NCHW.dtype).removeprefix("torch.")
+    return f"{name} {shape} {dtype} {'last' if channels_last else 'first'}"
 
 
 class PlanTimes:
@@ -187,19 +196,26 @@ class PlanTimes:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-        facts = [name, torch.__version__, source_hash(), str(torch.get_num_threads())]
+        compiled = "with kernels" if kernels() is not None else "without kernels"
+        facts = [name, torch.__version__, source_hash(), compiled, f"plans {VERSION}", str(torch.get_num_threads())]
         self.label = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
         self._path = cache_folder() / f"{self.label}.json"
         self._facts = facts
-        self.times: dict[str, dict[str, float]] = {}
+        self.times = self._read()
+        self._before = set(self.times)
+        self._elsewhere = Elsewhere()
+
+    def _read(self) -> dict[str, dict[str, float]]:
+        """What the file holds; nothing where it cannot be read."""
         try:
-            held = json.loads(self._path.read_text(encoding="utf-8"))
-            self.times = {
-                key: {p: float(ms) for p, ms in ways.items() if p in PLANS} for key, ways in held["blocks"].items()
+            held = json.loads(self._path.read_text(encoding="utf-8"))["blocks"].items()
+            return {
+                key: {plan: float(ms) for plan, ms in ways.items()}
+                for key, ways in held
+                if ways and set(ways) <= set(PLANS)
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        self._before = len(self.times)
+            return {}
 
     def of(
         self, block: Block, x_NCHW: Tensor, channels_last: bool, layer: BlockLayer | None = None
@@ -219,14 +235,24 @@ class PlanTimes:
         return self.times[key]
 
     def save(self) -> None:
-        """Write what is new; a cache that cannot be written is done without."""
-        if len(self.times) == self._before:
+        """Write what is new beside what others wrote meanwhile; a cache that cannot be written is done without.
+
+        Nothing is written if something else kept the machine busy since the last time: such figures do not last.
+        """
+        fresh = {key: times for key, times in self.times.items() if key not in self._before}
+        if not fresh:
+            return
+        busy, self._elsewhere = self._elsewhere.cores() or 0.0, Elsewhere()
+        if busy > QUIET * available_cores():
+            log.debug("plans were measured while something else kept %.1f cores busy; they are not remembered", busy)
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(self._path, json.dumps({"facts": self._facts, "blocks": self.times}, indent=1) + "\n")
+            whole = {"facts": self._facts, "blocks": {**self._read(), **fresh}}
+            atomic_write(self._path, json.dumps(whole, indent=1) + "\n")
         except OSError:
-            pass
+            return
+        self._before |= set(fresh)
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_MOST_VIEWS = 512
+
+
+def _memory(numbers: int) -> Tensor:
+    """Whatever torch's defaults are: the kernels write float32 there."""
+    return torch.empty(numbers, dtype=torch.float32, device="cpu")
+
 
 class Workspace(threading.local):
     """float32 buffers on the CPU, of one network; each thread has its own. A copy begins empty.
@@ -34,6 +41,8 @@ class Workspace(threading.local):
         which = next(free, len(self._buffers))
         key = (which, *shape, layout)
         if key not in self._views:
+            if len(self._views) >= _MOST_VIEWS:  # images of ever new sizes
+                self._views.clear()
             self._views[key] = self._view(which, shape, layout)
         return self._views[key]
 
@@ -41,9 +50,9 @@ class Workspace(threading.local):
         numbers = math.prod(shape)
         with torch.inference_mode(False):
             if which == len(self._buffers):
-                self._buffers.append(torch.empty(1))
+                self._buffers.append(_memory(1))
             if self._buffers[which].numel() < numbers:
-                self._buffers[which] = torch.empty(numbers)
+                self._buffers[which] = _memory(numbers)
                 self._views = {key: view for key, view in self._views.items() if key[0] != which}
             n, c, h, w = shape
             flat = self._buffers[which][:numbers]

@@ -97,8 +97,8 @@ class LatencyTable:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LatencyTable:
-        """The inverse of `to_dict`. A table of other features keeps what was measured and is fitted no more."""
-        fits = values["fits"] if tuple(values["features"]) == FEATURES else [[0.0] * len(FEATURES)] * 2
+        """The inverse of `to_dict`."""
+        fits = values["fits"]
         return cls(
             LatencySetting(**values["setting"]),
             {key: (float(first), float(last)) for key, (first, last) in values["times"].items()},
@@ -110,8 +110,10 @@ class LatencyTable:
 
 
 def stored_table(attributes: Mapping[str, Any]) -> LatencyTable | None:
-    """The table among a study's attributes; None where it has none."""
-    return LatencyTable.from_dict(attributes[TABLE]) if TABLE in attributes else None
+    """The table among a study's attributes; None where it has none, or one of another version, with which nothing new can be
+    predicted."""
+    found = attributes.get(TABLE)
+    return None if found is None or tuple(found["features"]) != FEATURES else LatencyTable.from_dict(found)
 
 
 def make_table(setting: LatencySetting, measured: Sequence[tuple[Part, Times]]) -> LatencyTable:

@@ -76,7 +76,7 @@ class Meter:
             "batch": self.setting.batch,
             "threads": self.setting.threads,
         }
-        ready = measure.optimized(build(architecture, seed=0), **how)
+        ready = measure.optimized(build(architecture, seed=0), known=self._known, **how)
         once = measure.latency(ready, runs=5, **how)["median_ms"]
         runs = max(30, min(_RUNS, int(_ENOUGH_MS / once)))
         return min((measure.latency(ready, runs=runs, **how) for _ in range(2)), key=lambda found: found["median_ms"])

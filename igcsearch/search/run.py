@@ -119,7 +119,7 @@ def _run(
     if resumed:
         study.set_user_attr("igcsearch:config", config.to_dict())  # trials, limits and places may be new
     place.describe()
-    if table is not None and TABLE not in study.user_attrs:  # begun when latency was measured candidate by candidate
+    if table is not None and stored_table(study.user_attrs) is None:  # begun by a version that predicted in another way
         study.set_user_attr(TABLE, table.to_dict())
     with place.readable():
         plan = Plan(**study.user_attrs["igcsearch:plan"])

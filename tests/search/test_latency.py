@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 from types import SimpleNamespace
@@ -168,6 +169,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch, config, tmp_path):
 
 def test_real_times_of_real_parts(monkeypatch, tmp_path, networks):
     monkeypatch.setattr(plans, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(plans, "QUIET", math.inf)
     threads = torch.get_num_threads()
     with Meter(LatencySetting(threads=2, batch=3)) as meter:
         assert torch.get_num_threads() == 2

@@ -3,9 +3,9 @@
 // A tile of pixels goes through all factors while it lies in the cache; every permutation is an index of a row pointer, so that
 // shuffles cost nothing. The same walk with transposed weights gives the gradient of the input, and one that also recomputes
 // the intermediates gives the gradients of the weights. Sums are in float32 whatever the tensors hold. Work is cut into tiles by
-// sizes alone and each thread has a fixed range of them, so a run gives the same numbers as the one before.
+// sizes and the number of threads, and each thread has a fixed range of them: a run with as many threads gives the same numbers.
 //
-// A plain C face without torch's or Python's headers: built in a second, loaded by ctypes (library.py), called by operators.py.
+// A plain C face without torch's or Python's headers: built in seconds, loaded by ctypes (library.py), called by operators.py.
 // kernels.h holds the code; it is compiled here once for each instruction set and chosen when the program runs.
 
 #include <cstdint>
@@ -24,7 +24,8 @@
 #endif
 
 #if defined(__clang__)
-#define IGC_TARGET_BEGIN(set) _Pragma("clang attribute push(__attribute__((target(" set "))), apply_to = function)")
+#define IGC_PRAGMA(text) _Pragma(#text)
+#define IGC_TARGET_BEGIN(set) IGC_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
 #define IGC_TARGET_END _Pragma("clang attribute pop")
 #endif
 

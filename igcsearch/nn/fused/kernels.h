@@ -20,6 +20,19 @@ typedef uint32_t wvec __attribute__((vector_size(4 * IGC_LANES)));
 INLINE vec load(const float* p) { return *reinterpret_cast<const uvec*>(p); }
 INLINE void store(float* p, vec v) { *reinterpret_cast<uvec*>(p) = v; }
 
+// The numbers of a, then those of b, that stand at the places `at`.
+template <typename V, typename I>
+INLINE V shuffled(V a, V b, I at) {
+#if defined(__clang__)
+    constexpr int N = sizeof(V) / sizeof(float);
+    V found = a;
+    for (int i = 0; i < N; i++) found[i] = at[i] < N ? a[at[i]] : b[at[i] - N];
+    return found;
+#else
+    return __builtin_shuffle(a, b, at);
+#endif
+}
+
 INLINE float widen(uint16_t h) {
     uint32_t u = uint32_t(h) << 16;
     float f;
@@ -238,8 +251,8 @@ INLINE void exchange(vec* m) {
     for (int i = 0; i < LANES; i++)
         if (!((i / H) % 2)) {
             vec a = m[i], b = m[i + H];
-            m[i] = __builtin_shuffle(a, b, low);
-            m[i + H] = __builtin_shuffle(a, b, high);
+            m[i] = shuffled(a, b, low);
+            m[i + H] = shuffled(a, b, high);
         }
 }
 INLINE void transpose(vec* m) {
@@ -460,7 +473,7 @@ struct Fold {
         }
 #pragma GCC unroll 8
         for (int i = 0; i < W / 2; i++)
-            halves[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], low) + __builtin_shuffle(a[2 * i], a[2 * i + 1], high);
+            halves[i] = shuffled(a[2 * i], a[2 * i + 1], low) + shuffled(a[2 * i], a[2 * i + 1], high);
         return Fold<W / 2, H / 2>::run(halves);
     }
 };

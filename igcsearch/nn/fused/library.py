@@ -1,7 +1,7 @@
 """The compiled kernels (kernels.cpp): found, or built once into the user's cache, and loaded by ctypes. Floor 3.
 
 A wheel brings the library along (setup.py builds it by `compile_to`). A source tree without one, or with one of older sources,
-compiles them when they are first needed: a few seconds with any C++17 compiler. Without a compiler `kernels()` is None and
+compiles them when they are first needed: some ten seconds with g++ or clang++ (C++17). Without a compiler `kernels()` is None and
 everything runs through plain PyTorch; why is said once. The library shares torch's OpenMP threads: it is not linked against an
 OpenMP runtime of its own, but takes the one that is loaded.
 
@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger("igcsearch")
@@ -67,31 +68,47 @@ def source_hash() -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def compile_to(target: Path, source: str) -> None:
-    """Compile and link the library.
+def compile_to(target: Path, source: str, check: Callable[[Path], object] = lambda path: None) -> None:
+    """Compile and link the library, with the first compiler that can.
 
     Args:
         target: the file to write; its folder must be there.
         source: what `igc_source()` shall return.
+        check: of what was made; a LibraryError of it sends to the next compiler.
 
     Raises:
         LibraryError: there is no compiler, or it failed.
     """
-    compiler = _compiler()
-    with tempfile.TemporaryDirectory(prefix="igcsearch-") as folder:
-        parts = str(Path(folder) / "kernels.o")
-        _run([*compiler, *FLAGS, f'-DIGC_SOURCE="{source}"', "-c", str(_FOLDER / _MAIN), "-o", parts])
-        _run([*compiler, "-shared", parts, "-o", str(target)])
+    failures = []
+    for compiler in _compilers():
+        try:
+            with tempfile.TemporaryDirectory(prefix="igcsearch-") as folder:
+                parts = str(Path(folder) / "kernels.o")
+                _run([*compiler, *FLAGS, f'-DIGC_SOURCE="{source}"', "-c", str(_FOLDER / _MAIN), "-o", parts])
+                _run([*compiler, "-shared", parts, "-o", str(target)])
+            check(target)
+        except LibraryError as error:
+            failures.append(str(error))
+        else:
+            return
+    raise LibraryError("; ".join(failures))
 
 
-def _compiler() -> list[str]:
-    """The compiler's command: what the user names, else the first that is there."""
+def _compilers() -> list[list[str]]:
+    """The compilers' commands: what the user names, else all that are there.
+
+    Raises:
+        LibraryError: there is none.
+    """
     wanted = os.environ.get(COMPILER)
     names = [wanted] if wanted is not None else [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    found: list[list[str]] = []
     for name in names:
         command = shlex.split(name)  # such as "ccache g++"
-        if command and shutil.which(command[0]):
-            return command
+        if command and shutil.which(command[0]) and command not in found:
+            found.append(command)
+    if found:
+        return found
     if wanted == "":
         raise LibraryError(f"{COMPILER} is empty, which forbids compiling")
     raise LibraryError(
@@ -137,16 +154,16 @@ def _build(target: Path, source: str) -> ctypes.CDLL:
     """
     from ...files import sync_file
 
+    loaded: list[ctypes.CDLL] = []
     with _workshop(target.parent) as folder:
         draft = Path(folder) / target.name
-        compile_to(draft, source)
-        library = _load(draft, source)
+        compile_to(draft, source, lambda path: loaded.append(_load(path, source)))
         try:
             sync_file(draft)
             os.replace(draft, target)
         except OSError as error:  # another file system, as the cache cannot be written
             log.info("fused kernels: compiled for this process alone: %s", error)
-        return library
+        return loaded[0]
 
 
 def _workshop(cache: Path) -> tempfile.TemporaryDirectory[str]:

@@ -10,6 +10,8 @@ Shape legend: N batch, C channels, H W map; a weight is (C_out, K, S, S), as `nn
 from __future__ import annotations
 
 import ctypes
+import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -29,11 +31,15 @@ from ..workspace import Workspace
 from .library import kernels
 from .reference import reference
 
+log = logging.getLogger("igcsearch")
+
 _DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 MOST_FACTORS = 32  # of one call; kernels.cpp has the same number
-_MOST_STRIDE = 8  # likewise, in spatial.h
+MOST_STRIDE = 8  # of the first factor; likewise, in spatial.h
+_PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 #: Activations that `folded` runs inside, with their numbers in kernels.h.
 ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "relu6": 2, "hardswish": 3}
+_MOST_KNOWN = 64  # shapes of an input that `Folded` remembers
 _CACHED = 200_000  # numbers of one buffer of rows, which lies in a core's cache
 
 
@@ -83,12 +89,19 @@ def product(
         groups: branches of each factor.
         bias: (C_out,), added at the end.
         stride: of the first factor.
+
+    Raises:
+        RuntimeError: shapes that do not fit, or an empty map.
+
+    The fused operator is differentiable once: for gradients of gradients and for torch.func use `set_execution("plain")`.
     """
     kind = x_NCHW.device.type
     if x_NCHW.dtype is not torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x_NCHW = x_NCHW.to(torch.get_autocast_dtype(kind))
-    _check(x_NCHW, weights, groups)
+    _check(x_NCHW, weights, index, groups, bias, stride)
     if x_NCHW.dtype not in _DTYPES.get(kind, ()) or len(weights) > MOST_FACTORS:
+        if not torch.compiler.is_compiling():
+            _note_stock(kind, x_NCHW.dtype)
         return reference(x_NCHW, weights, index, groups, bias, stride)
     result: Tensor = torch.ops.igcsearch.product(x_NCHW, list(weights), index, list(groups), bias, stride)
     return result
@@ -194,13 +207,17 @@ def folded(
         activations, final: numbers of ACTIVATIONS.
         residual: of the output's shape, or None.
     """
-    _check(x, weights, groups)
+    _check(x, weights, index, groups, None, stride)
+    for bias, weight in zip(biases, weights, strict=True):
+        if bias.numel() not in (0, weight.shape[0]):
+            raise RuntimeError(f"a bias of {bias.numel()} numbers does not fit {weight.shape[0]} channels")
     x = _dense(x)
-    if residual is not None and residual.shape != _output(x, weights, stride).shape:
-        raise RuntimeError(f"a residual of shape {tuple(residual.shape)} is not of the output's")
-    if not _fused(x, weights, stride) or x.is_cuda:
-        return _folded_by_stock(x, weights, biases, index, groups, stride, activations, residual, final)
     y = _output(x, weights, stride)
+    if residual is not None and residual.shape != y.shape:
+        raise RuntimeError(f"a residual of shape {tuple(residual.shape)} is not as the output, {tuple(y.shape)}")
+    if not _fused(x, weights, stride) or x.is_cuda:
+        _note_stock(x.device.type, x.dtype)
+        return _folded_by_stock(x, weights, biases, index, groups, stride, activations, residual, final)
     laid, rows = [_laid(weight) for weight in weights], [_laid(bias) for bias in biases]
     numbers = _common(x, y, laid, index, groups, stride, biases=rows, activations=activations)
     more = None if residual is None else residual.to(y.dtype).contiguous(memory_format=_format(x))
@@ -254,7 +271,7 @@ _NUMBERED: dict[int, Callable[[Tensor], Tensor]] = {0: lambda x: x, 1: torch.rel
 class Folded:
     """`folded` with all but the activations given once, which saves most of a call's time.
 
-    Args: as `folded`; the tensors are float32 on the CPU and stay alive with this object.
+    Args: as `folded`. Tensors other than float32 on the CPU are served by `folded` itself.
     """
 
     def __init__(
@@ -267,11 +284,13 @@ class Folded:
         activations: list[int],
     ) -> None:
         self.fixed = (weights, biases, index, groups, stride, activations)
+        self._plain = all(each.dtype is torch.float32 and each.device.type == "cpu" for each in (*weights, *biases))
+        self._plain = self._plain and index.device.type == "cpu" and stride <= MOST_STRIDE
         self._known: dict[tuple[Any, ...], tuple[list[int], Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has tensors of its own, to which what is known here does not point."""
-        return {"fixed": self.fixed, "_known": {}}
+        return {"fixed": self.fixed, "_plain": self._plain, "_known": {}}
 
     def __call__(
         self,
@@ -283,22 +302,32 @@ class Folded:
     ) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W'); in `room`, where there is one, beside what is `busy`."""
         weights, biases, index, groups, stride, activations = self.fixed
-        rest = x_NCHW.dtype is not torch.float32 or x_NCHW.device.type != "cpu" or stride > _MOST_STRIDE
-        if rest or kernels() is None or _watched():
+        if (
+            _watched(x_NCHW, residual)
+            or not self._plain
+            or x_NCHW.dtype is not torch.float32
+            or x_NCHW.device.type != "cpu"
+            or kernels() is None
+        ):
             y: Tensor = folded(x_NCHW, weights, biases, index, groups, stride, activations, residual, final)
             return y
         x = _dense(x_NCHW)
         layout = _format(x)
         key = (*x.shape, layout, torch.get_num_threads())
         if key not in self._known:
-            _check(x, weights, groups)
+            _check(x, weights, index, groups, None, stride)
+            if len(self._known) >= _MOST_KNOWN:  # images of ever new sizes
+                self._known.clear()
             like = _output(x, weights, stride)
             numbers = _common(x, like, weights, index, groups, stride, biases=biases, activations=activations)
             head = [0, x.shape[1], 0, like.shape[1], 0, 0]
             self._known[key] = list(like.shape), (ctypes.c_int64 * (len(head) + len(numbers)))(*head, *numbers)
         shape, numbers_of = self._known[key]
         arguments = type(numbers_of).from_buffer_copy(numbers_of)  # other threads may call at the same time
-        y = torch.empty(shape, memory_format=layout) if room is None else room.take(shape, layout, (x, residual, *busy))
+        if room is None:
+            y = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=layout)
+        else:
+            y = room.take(shape, layout, (x, residual, *busy))
         if residual is not None and (residual.shape != y.shape or residual.dtype is not y.dtype):
             raise RuntimeError(f"a residual of shape {tuple(residual.shape)} ({residual.dtype}) is not as the output")
         more = None if residual is None else residual.contiguous(memory_format=layout)
@@ -327,7 +356,8 @@ def _folded_flops(x: Any, weights: Any, *_: Any, out_shape: Any, **__: Any) -> i
 
 @register_flop_formula(torch.ops.igcsearch.product_backward)
 def _backward_flops(dy: Any, x: Any, weights: Any, *rest: Any, **__: Any) -> int:
-    return (4 if rest[-1] else 2) * product_macs(dy, weights)
+    first = product_macs(dy, weights[:1])
+    return 4 * product_macs(dy, weights) - (0 if rest[-1] else 2 * first)
 
 
 def product_macs(out_shape: Sequence[int], weights: Sequence[Sequence[int]]) -> int:
@@ -343,24 +373,51 @@ def product_macs(out_shape: Sequence[int], weights: Sequence[Sequence[int]]) -> 
 # ---------------------------------------------------------------- helpers
 
 
-def _check(x: Tensor, weights: Sequence[Tensor], groups: Sequence[int]) -> None:
-    """Refuse what the kernels would read beyond."""
+def _check(
+    x: Tensor, weights: Sequence[Tensor], index: Tensor, groups: Sequence[int], bias: Tensor | None, stride: int
+) -> None:
+    """Refuse what the kernels would read beyond, by shapes alone: that the index holds permutations is `wiring`'s work."""
     wanted = weights[0].shape[1] * groups[0]
     if x.dim() != 4 or x.shape[1] != wanted:
         raise RuntimeError(f"expected an input of shape (N, {wanted}, H, W), got {tuple(x.shape)}")
+    channels, size = wanted, weights[0].shape[2]
+    numbers = weights[-1].shape[0]
+    for i, (weight, count) in enumerate(zip(weights, groups, strict=True)):
+        side = size if i == 0 else 1
+        rows, width = weight.shape[:2]
+        if width * count != channels or rows % count or tuple(weight.shape[2:]) != (side, side):
+            raise RuntimeError(
+                f"a weight of shape {tuple(weight.shape)} in {count} groups does not read {channels} channels"
+                f"{'' if i == 0 else ' by a 1x1 kernel'}"
+            )
+        numbers += channels
+        channels = rows
+    if index.dtype is not torch.int32 or index.shape != (numbers,) or index.device != x.device:
+        raise RuntimeError(f"expected an index of {numbers} int32 numbers on {x.device}, see fused.wiring")
+    if bias is not None and bias.shape != (channels,):
+        raise RuntimeError(f"a bias of shape {tuple(bias.shape)} does not fit {channels} channels")
+    if min(x.shape[2:]) + 2 * (size // 2) < size or min(x.shape[2:]) == 0:
+        raise RuntimeError(f"expected a map of at least one pixel, got an input of shape {tuple(x.shape)}")
 
 
-def _watched() -> bool:
-    """True while something (a compiler, a tracer, a counter) has to see the operators that are called."""
+@functools.cache
+def _note_stock(kind: str, dtype: torch.dtype) -> None:
+    """One line for each device and dtype that no kernel serves."""
+    log.debug("no fused kernel serves %s on %s: products run by stock operators there", dtype, kind)
+
+
+def _watched(*tensors: Tensor | None) -> bool:
+    """True while something (a compiler, a tracer, a counter, a tensor of another kind) has to see the operators called."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or _get_current_dispatch_mode() is not None
+        or not all(tensor is None or type(tensor) in _PLAIN_TENSORS for tensor in tensors)
     )
 
 
 def _fused(x: Tensor, weights: list[Tensor], stride: int) -> bool:
-    return stride <= _MOST_STRIDE and fused_available(x.device, x.dtype, spatial=weights[0].shape[2] > 1 or stride > 1)
+    return stride <= MOST_STRIDE and fused_available(x.device, x.dtype, spatial=weights[0].shape[2] > 1 or stride > 1)
 
 
 def _format(x: Tensor) -> torch.memory_format:

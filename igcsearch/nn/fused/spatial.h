@@ -15,7 +15,7 @@ struct Bands {
     int64_t each, in_image, total, lines;  // images of a band (0: bands are parts of images); bands of an image; bands; most lines
 
     Bands(const igc_space& s, int threads) {
-        int64_t high = s.out_height + s.gap, places = high * s.pitch;
+        int64_t high = s.out_height + s.gap, places = most(1, high * s.pitch);
         if (places <= 2 * s.tile || s.out_height < 8) {
             each = most(1, least(s.tile / places, (s.images + threads - 1) / threads));
             in_image = 1;
@@ -66,8 +66,8 @@ INLINE int64_t part_by(const float* source, float* evens, float* odds, int64_t n
     if (whole < 2 * N) return 0;
     while (true) {
         typename U::value a = *reinterpret_cast<const memory*>(source + x), b = *reinterpret_cast<const memory*>(source + x + N);
-        *reinterpret_cast<memory*>(evens + x / 2) = __builtin_shuffle(a, b, even);
-        *reinterpret_cast<memory*>(odds + x / 2) = __builtin_shuffle(a, b, odd);
+        *reinterpret_cast<memory*>(evens + x / 2) = shuffled(a, b, even);
+        *reinterpret_cast<memory*>(odds + x / 2) = shuffled(a, b, odd);
         x += 2 * N;
         if (x >= whole) return whole;
         x = least(x, whole - 2 * N);
