@@ -1,0 +1,164 @@
+"""The default: groups grown from what rows have in common, an annealing of exchanges, and exact alternation behind both.
+
+Three facts make it fast. Where the columns' groups are fixed, what a row adds in each group is one matrix product, and exchanging
+two rows changes nothing for the others: hundreds of exchanges are judged and made at once. The same with rows and columns swapped.
+And rows that belong together (a planted structure, however weak beside the noise) have a high inner product, as only they are large
+in the same columns.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .published import alternate, inside, random_groups
+from .types import Criterion, Groups
+
+_EFFORT = {128: (200, 2), 384: (300, 1)}  # sweeps of an annealing and how many of them, up to so many channels
+_MOST = (500, 1)  # above
+_SMALL = 128  # up to so many channels alternations from random groups cost next to nothing
+_STARTS = 256  # of them, by the number of channels; never under 4
+_HOT, _COLD = 1.4, 0.3  # temperatures, in standard deviations of what a channel adds to a group
+
+
+def best(criterion: Criterion, groups: int, deadline: float | None, rng: np.random.Generator) -> tuple[Groups, Groups]:
+    """Groups of rows and columns; see `solve`."""
+    height, width = criterion.shape
+    if groups == 1:
+        return np.zeros(height, dtype=np.int64), np.zeros(width, dtype=np.int64)
+    if groups == height == width:
+        from scipy.optimize import linear_sum_assignment
+
+        return np.arange(groups), np.argsort(linear_sum_assignment(-criterion)[1])
+    in_order = [np.repeat(np.arange(groups), size // groups) for size in (height, width)]
+    found: list[tuple[float, Groups, Groups]] = []
+
+    def add(rows_R: Groups, cols_C: Groups) -> float:
+        rows_R, cols_C = alternate(criterion, rows_R, cols_C, groups)
+        total = inside(criterion, rows_R, cols_C)
+        if not found or total > found[0][0]:
+            found[:] = [(total, rows_R, cols_C)]
+        return total
+
+    one, other = add(*in_order), add(alike(criterion, groups), in_order[1])
+    large = max(height, width) > _SMALL
+    # Two ways to one answer, among so many: there is a structure, and both saw it.
+    planted = large and abs(one - other) <= 1e-9 * one
+    sweeps, rounds = next((effort for size, effort in _EFFORT.items() if max(height, width) <= size), _MOST)
+    sweeps = round(sweeps * min(1.0, (16 / groups) ** 0.5))
+    for _ in range(0 if large else max(4, _STARTS // max(height, width))):
+        add(*random_groups(criterion, groups, rng))
+    for _ in range(0 if planted else rounds):
+        add(*anneal(criterion, *random_groups(criterion, groups, rng), sweeps, (_HOT, _COLD), deadline, rng))
+    while deadline is not None and time.monotonic() < deadline:
+        sweeps = sweeps * 5 // 4
+        warm = rng.random() < 0.5  # half of the rounds go on from the best
+        begin = found[0][1:] if warm else random_groups(criterion, groups, rng)
+        add(*anneal(criterion, *begin, sweeps, (_HOT / 2 if warm else _HOT, _COLD), deadline, rng))
+    return found[0][1:]
+
+
+def alike(criterion: Criterion, groups: int) -> Groups:
+    """Groups of equal size of rows that are large in the same columns: clusters joined, the most alike first, while they fit.
+
+    The affinity of two clusters is the mean inner product of their rows, the matrix's row and column means taken away.
+    """
+    centred = criterion - criterion.mean(axis=0) - criterion.mean(axis=1, keepdims=True) + criterion.mean()
+    affinity = centred @ centred.T
+    count = len(affinity)
+    size = count // groups
+    np.fill_diagonal(affinity, -np.inf)
+    label, sizes = np.arange(count), np.ones(count, dtype=np.int64)
+    partner = affinity.argmax(axis=1)
+    value = affinity[np.arange(count), partner]
+    while True:
+        one = int(value.argmax())
+        if value[one] == -np.inf:
+            break
+        other = int(partner[one])
+        joined = sizes[one] + sizes[other]
+        mean = (sizes[one] * affinity[one] + sizes[other] * affinity[other]) / joined
+        mean[sizes + joined > size] = -np.inf
+        mean[[one, other]] = -np.inf
+        affinity[one], affinity[:, one] = mean, mean
+        affinity[other], affinity[:, other] = -np.inf, -np.inf
+        label[label == other] = one
+        sizes[one], sizes[other] = joined, 2 * count  # too large for anything
+        stale = np.flatnonzero((partner == one) | (partner == other))
+        stale = np.unique(np.append(stale, [one, other]))
+        partner[stale] = affinity[stale].argmax(axis=1)
+        value[stale] = affinity[stale, partner[stale]]
+        higher = mean > value
+        partner[higher], value[higher] = one, mean[higher]
+    return _filled(label, size)
+
+
+def _filled(label: NDArray[np.int64], size: int) -> Groups:
+    """Clusters of at most `size` members as groups of just so many: the largest stay together, the smallest fill up."""
+    names, counts = np.unique(label, return_counts=True)
+    rank = np.empty(len(label), dtype=np.int64)
+    for place, name in enumerate(names[np.argsort(-counts, kind="stable")]):
+        rank[label == name] = place
+    whole = np.argsort(rank, kind="stable")
+    groups = np.empty(len(label), dtype=np.int64)
+    groups[whole] = np.arange(len(label)) // size
+    return groups
+
+
+def anneal(
+    criterion: Criterion,
+    rows_R: Groups,
+    cols_C: Groups,
+    sweeps: int,
+    temperatures: tuple[float, float],
+    deadline: float | None,
+    rng: np.random.Generator,
+) -> tuple[Groups, Groups]:
+    """Simulated annealing by exchanges of channels between groups; a sweep tries half of the rows and half of the columns.
+
+    Args:
+        temperatures: first and last, in standard deviations of a channel's gain; they fall geometrically.
+        deadline: it may end before its sweeps are done.
+    """
+    groups = int(rows_R.max()) + 1
+    narrow = np.ascontiguousarray(criterion, dtype=np.float32)
+    turned = np.ascontiguousarray(narrow.T)
+    ones = np.eye(groups, dtype=np.float32)
+    rows_R, cols_C = rows_R.copy(), cols_C.copy()
+    spread = float(narrow.std())
+    sides = [(narrow, rows_R, cols_C), (turned, cols_C, rows_R)]
+    scales = [spread * np.sqrt(len(other) / groups) for _, _, other in sides]
+    for heat in np.geomspace(*temperatures, sweeps):
+        if deadline is not None and time.monotonic() > deadline:
+            break
+        for (matrix, own, other), scale in zip(sides, scales, strict=True):
+            _exchange(matrix @ ones[other], own, np.float32(heat * scale), rng)
+    return rows_R, cols_C
+
+
+def _exchange(gains_NG: NDArray[np.float32], groups_N: Groups, heat: np.float32, rng: np.random.Generator) -> None:
+    """Half of the channels, drawn at random, each propose to go to a group that is good for them, in exchange for one of it.
+
+    The wanted group is the best one after noise of the size of the temperature; the exchange is taken as in Metropolis' rule, and
+    where two touch the same channel the later one alone, so that all that are made are independent.
+    """
+    count, groups = gains_NG.shape
+    shuffled = rng.permutation(count)
+    members = shuffled[np.argsort(groups_N[shuffled], kind="stable")].reshape(groups, -1)
+    mover = shuffled[: count // 2]
+    noise = rng.standard_exponential((len(mover), groups), dtype=np.float32)
+    target = (gains_NG[mover] + heat * noise).argmax(axis=1)
+    partner = members[target, np.arange(len(mover)) % members.shape[1]]
+    home = groups_N[mover]
+    change = gains_NG[mover, target] + gains_NG[partner, home] - gains_NG[mover, home] - gains_NG[partner, target]
+    taken = change > -0.5 * heat * rng.standard_exponential(len(mover), dtype=np.float32)
+    taken &= target != home
+    mover, partner, target, home = mover[taken], partner[taken], target[taken], home[taken]
+    owner = np.full(count, -1)
+    number = np.arange(len(mover))
+    owner[partner] = number
+    owner[mover] = number
+    alone = (owner[mover] == number) & (owner[partner] == number)
+    groups_N[mover[alone]], groups_N[partner[alone]] = target[alone], home[alone]
