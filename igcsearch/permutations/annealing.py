@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from .published import alternate, inside, random_groups
 from .types import Criterion, Groups
 
-_EFFORT = {128: (200, 2), 384: (300, 1)}  # sweeps of an annealing and how many of them, up to so many channels
+_EFFORT = {16: (100, 10), 128: (200, 2), 384: (300, 1)}  # sweeps of an annealing and how many of them, up to so many channels
 _MOST = (500, 1)  # above
 _SMALL = 128  # up to so many channels alternations from random groups cost next to nothing
-_STARTS = 256  # of them, by the number of channels; never under 4
+_STARTS = 6000  # of them, by the square of the number of channels; never under 4
 _HOT, _COLD = 1.4, 0.3  # temperatures, in standard deviations of what a channel adds to a group
 
 
@@ -48,7 +48,7 @@ def best(criterion: Criterion, groups: int, deadline: float | None, rng: np.rand
     planted = large and abs(one - other) <= 1e-9 * one
     sweeps, rounds = next((effort for size, effort in _EFFORT.items() if max(height, width) <= size), _MOST)
     sweeps = round(sweeps * min(1.0, (16 / groups) ** 0.5))
-    for _ in range(0 if large else max(4, _STARTS // max(height, width))):
+    for _ in range(0 if large else max(4, _STARTS // max(height, width) ** 2)):
         add(*random_groups(criterion, groups, rng))
     for _ in range(0 if planted else rounds):
         add(*anneal(criterion, *random_groups(criterion, groups, rng), sweeps, (_HOT, _COLD), deadline, rng))
