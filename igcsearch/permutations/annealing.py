@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from .published import alternate, inside, random_groups
 from .types import Criterion, Groups
 
-_EFFORT = {16: (100, 10), 128: (200, 2), 384: (300, 1)}  # sweeps of an annealing and how many of them, up to so many channels
+_EFFORT = {
+    16: (100, 10),
+    128: (200, 2),
+    384: (300, 1),
+}  # sweeps of an annealing and how many of them, up to so many channels
 _MOST = (500, 1)  # above
 _SMALL = 128  # up to so many channels alternations from random groups cost next to nothing
 _STARTS = 6000  # of them, by the square of the number of channels; never under 4

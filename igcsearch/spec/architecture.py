@@ -158,8 +158,39 @@ class Architecture:
 
     @cached_property
     def key(self) -> str:
-        """Equivalence key, 16 hexadecimal digits: equal for architectures that relabelling of channels makes the same."""
-        return hashlib.sha256(self._text(lambda block: block.key_text).encode()).hexdigest()[:16]
+        """Equivalence key, 16 hexadecimal digits: equal for architectures that relabelling of channels makes the same.
+
+        A network with random or explicit shuffles has the key of the one with interleaves in their place if it is the same; for
+        others the canonical form of the wiring decides. (Two networks without such shuffles, one with an interleave where the
+        other has an identity, are taken for different even where they are not.)
+        """
+        text = self._text(lambda block: block.key_text)
+        if self._is_free:
+            from .labelling import canonical_wiring
+
+            plain = self._patterned(free_only=True)
+            plain_text = plain._text(lambda block: block.key_text)
+            wiring = "" if text == plain_text else canonical_wiring(self)
+            if not wiring or wiring == canonical_wiring(plain):
+                text = plain_text
+            else:
+                text = self._patterned(free_only=False)._text(lambda block: block.key_text) + wiring
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def _is_free(self) -> bool:
+        head = (Block(self.head.steps),) if self.head.steps else ()
+        return any(block.is_free for block in (*(block for _, block in self.blocks()), *head))
+
+    def _patterned(self, free_only: bool) -> Architecture:
+        """With interleaves in place of random and explicit shuffles, or of all."""
+        from .identity import patterned
+
+        stages = tuple(Stage(tuple(patterned(block, free_only) for block in stage.blocks)) for stage in self.stages)
+        head = self.head
+        if head.steps:
+            head = replace(head, steps=patterned(Block(head.steps), free_only).steps)
+        return replace(self, stem=patterned(self.stem, free_only), stages=stages, head=head)
 
     def _text(self, block_text: Callable[[Block], str]) -> str:
         """`canonical(self.to_dict())` less the schema, put together from the blocks' own (cached) texts."""

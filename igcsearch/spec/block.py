@@ -200,6 +200,13 @@ class Block:
         return equivalence_text(self)
 
     @cached_property
+    def is_free(self) -> bool:
+        """True if a shuffle is random or explicit, computed once."""
+        from .identity import is_free
+
+        return is_free(self)
+
+    @cached_property
     def report(self) -> dict[str, Any]:
         """Conditions of the block: `conditions.block_report`, computed once."""
         from .conditions import block_report

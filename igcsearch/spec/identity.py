@@ -1,28 +1,64 @@
-"""Which architectures are the same network: the text behind the equivalence key. Floor 0.
+"""Which architectures are the same network: the texts behind the equivalence key. Floor 0.
 
 Channels that live only between two neighbouring factors of a product can be relabelled freely: the weights on both sides
 absorb it (`igcv2.md` 1.5). So a shuffle between two factors matters only through the table of how many channels go from
 branch i of the first to branch j of the second. Where that table is constant - next to a dense factor always, in a strict
-two-factor product by the complementary condition - nothing is left of the shuffle. Every rule here keeps different networks apart;
-a canonical labelling, which would find more pairs of equal ones, joins with learned shuffles.
+two-factor product by the complementary condition - nothing is left of the shuffle. Every rule here keeps different networks apart,
+in microseconds. Where something is left of a random or explicit shuffle, the whole network's wiring is labelled canonically
+(labelling.py), which finds every pair of equal ones among those.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from .block import Block, Parallel, Step
+from .block import Block, Parallel, Pool, Step
 from .factor import Factor, Shuffle
 from .serialise import block_text, canonical, step_data
+
+_FREE = ("random", "explicit")
 
 
 def equivalence_text(block: Block) -> str:
     """Canonical text of a block with its shuffles reduced to what they mean; the family's name is left out."""
     shortcut = None if block.shortcut is None else _reduced_text(block.shortcut)
     return block_text(_reduced_text(block.steps), shortcut, block.activation, "")
+
+
+def is_free(block: Block) -> bool:
+    """True if a shuffle of the block is random or explicit: of no kind that has a closed form."""
+    return any(step.shuffle.kind in _FREE for step in _shuffled((*block.steps, *(block.shortcut or ()))))
+
+
+def patterned(block: Block, free_only: bool) -> Block:
+    """The block with its random and explicit shuffles (or all) of the kind that its steps have by default."""
+    shortcut = None if block.shortcut is None else _patterned(block.shortcut, free_only)
+    return replace(block, steps=_patterned(block.steps, free_only), shortcut=shortcut)
+
+
+def _patterned(steps: tuple[Step, ...], free_only: bool) -> tuple[Step, ...]:
+    made: list[Step] = []
+    for step in steps:
+        if isinstance(step, Parallel):
+            step = replace(step, lanes=tuple(_patterned(lane, free_only) for lane in step.lanes))
+        if not isinstance(step, Pool) and (step.shuffle.kind in _FREE or not free_only):
+            step = replace(step, shuffle=Shuffle("identity") if isinstance(step, Parallel) else Shuffle())
+        made.append(step)
+    return tuple(made)
+
+
+def _shuffled(steps: tuple[Step, ...]) -> Iterator[Factor | Parallel]:
+    for step in steps:
+        if not isinstance(step, Pool):
+            yield step
+        if isinstance(step, Parallel):
+            for lane in step.lanes:
+                yield from _shuffled(lane)
 
 
 def _reduced_text(steps: tuple[Step, ...]) -> str:
