@@ -151,3 +151,15 @@ def test_sampled(load: Callable[[str], ModuleType]) -> None:
         assert BlockLayer(cases.dense(case.block)).steps
         assert case.size >= 1
         assert case.label
+
+
+def test_permutations(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.permutations", "--json", str(tmp_path / "rows.json"), "--seeds", "2"]
+    command += ["--sizes", "16", "--groups", "4", "--kinds", "lognormal,planted", "--methods", "best,strucspars"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["alt x8", "best", "strucspars"] * 2
+    assert all(0 < row["kept"] <= 1 + 1e-9 and row["seconds"] >= 0 for row in rows)
+    assert rows[4]["kept"] == pytest.approx(1.0)  # planted
+    assert "in 0 of 2 cells" in done.stdout
