@@ -135,6 +135,29 @@ def test_the_key_agrees_with_trying_all_names(shape: tuple[int, tuple[int, ...]]
     assert (one.key == other.key) == same
 
 
+# Rule: between the two factors of a strict product nothing is left (docs/shuffles.md, 4). All 720 permutations.
+def test_strict_products_of_two_factors_are_one_network() -> None:
+    complementary, keys = 0, set()
+    for order in itertools.permutations(range(6)):
+        network = chain(6, (3, 2), [order, range(6)])
+        (block,) = network.stages[0].blocks
+        if (path_counts(block.steps) == 1).all():
+            complementary += 1
+            keys.add(network.key)
+    assert complementary == 2**3 * 6**2
+    interleaved = Architecture(
+        3, 8, 10, Block((Factor(3, 6, 3),)), (Stage((Block((Factor(6, 6, groups=3), Factor(6, 6, groups=2))),)),)
+    )
+    assert keys == {interleaved.key}
+
+
+# Rule: behind a channel-wise factor any permutation keeps the path counts (docs/shuffles.md, 3).
+@given(st.permutations(range(12)))
+def test_behind_a_channel_wise_factor_strict_stays_strict(order: list[int]) -> None:
+    steps = (Factor(12, 12, 3, groups=12, shuffle=explicit(order)), Factor(12, 12, groups=4), Factor(12, 12, groups=3))
+    assert Block(steps).report["complementary"] == "strict"
+
+
 # Rule: refinement of colours does not decide. Six branches of two channels behind one another: a ring of twelve, or two of six.
 def test_what_a_weisfeiler_lehman_hash_confuses() -> None:
     ring = [0, 2, 3, 5, 4, 6, 7, 9, 8, 10, 11, 1]
