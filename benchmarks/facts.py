@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -22,6 +24,12 @@ def save(path: str | None, rows: list[dict[str, Any]], more: Mapping[str, Any] |
     """Write rows with `facts`, and `more` of them, to a JSON file, if a path is given."""
     if path:
         Path(path).write_text(json.dumps({"facts": {**facts(), **(more or {})}, "rows": rows}, indent=1) + "\n")
+
+
+def check_output(parser: argparse.ArgumentParser, path: str | None) -> None:
+    """End with a line before anything is measured if a file cannot be written there."""
+    if path and not (Path(path).parent.is_dir() and os.access(Path(path).parent, os.W_OK)):
+        parser.error(f"--json {path}: the folder is not there or cannot be written")
 
 
 def _processor() -> str:

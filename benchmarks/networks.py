@@ -218,7 +218,12 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE.svg", help="the last batch as bars")
     parser.add_argument("--known-plans", action="store_true", help="take the plans that this machine remembers")
     given = prepare(parser)
-    batches = [int(batch) for batch in (given.batch or ("1,16" if given.quick else "1,16,64")).split(",")]
+    try:
+        batches = [int(batch) for batch in (given.batch or ("1,16" if given.quick else "1,16,64")).split(",")]
+    except ValueError:
+        batches = [0]
+    if min(batches) < 1:
+        parser.error(f"--batch {given.batch}: whole numbers of at least 1, such as 1,16, are needed")
     how = conditions(given)
     print_header(given, how)
     found = entries(given.size, given.quick)

@@ -10,7 +10,7 @@ import torch
 
 from igcsearch.machine import keep_freed_memory
 
-from .facts import facts
+from .facts import check_output, facts
 from .timing import Peaks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser, seconds: float) -> None:
 def prepare(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The options, with threads, memory and seed set as they say."""
     given = parser.parse_args()
+    check_output(parser, given.json)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("device cuda asked for, but torch sees no GPU; use --device cpu")
     if given.threads is not None:

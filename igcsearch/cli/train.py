@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
+from ..machine import available_cores, thread_settings
 from ..wording import percent, plural
 from . import options
 from .models import Found, find
@@ -110,6 +112,7 @@ def train(
         overwrite=overwrite,
         global_statistics=not local_statistics,
     )
+    os.environ.update(thread_settings(threads or available_cores()))  # it trains in this process
     written = run(training, devices)
     if written is None:
         return

@@ -321,6 +321,9 @@ class InferenceNetwork(nn.Module):
         return self._logits(x_NCHW)
 
     def _logits(self, x_NCHW: Tensor) -> Tensor:
+        wanted = self.classifier.weight.dtype
+        if x_NCHW.dtype != wanted:
+            raise RuntimeError(f"Input type ({x_NCHW.dtype}) and weight type ({wanted}) should be the same")
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         x_NCHW = x_NCHW.detach().contiguous(memory_format=layout)
         room = None if torch.compiler.is_compiling() else self._workspace

@@ -28,7 +28,7 @@ STATES = ("complete", "stopped", "settled", "failed", "running")
 INTERRUPTED = "interrupted"  # its run died; the candidate lives on as another trial, and this one is no candidate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Candidate:
     """One proposal of a study and what became of it.
 
@@ -72,6 +72,12 @@ class Candidate:
     device: str = ""
     threads: int = 0
     params_drawn: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        facts = (
+            f"{self.id} {self.state}, {self.family or 'no architecture'}, {self.params:,} params, {self.macs:,} MACs"
+        )
+        return f"<Candidate {facts}{'' if self.accuracy is None else f', accuracy {self.accuracy:.4f}'}>"
 
     @cached_property
     def architecture(self) -> Architecture:

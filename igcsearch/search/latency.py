@@ -17,6 +17,7 @@ from igcsearch.spec.parts import FEATURES, Part, parts
 from igcsearch.wording import percent, plural
 
 TABLE = "igcsearch:latency"  # the study's attribute
+_DOUBTFUL = 0.2  # relative error of the prediction, median, beyond which the user is warned
 
 #: Milliseconds in both memory formats that a network can run in: (contiguous, channels_last).
 Times = tuple[float, float]
@@ -89,7 +90,10 @@ class LatencyTable:
         if not self.checks:
             return text
         middle, most = percent(statistics.median(self.errors)), percent(max(self.errors))
-        return f"{text}; on {plural(len(self.checks), 'whole network')} off by {middle} (median), {most} at most"
+        text += f"; on {plural(len(self.checks), 'whole network')} off by {middle} (median), {most} at most"
+        if statistics.median(self.errors) > _DOUBTFUL:
+            text += ". That is too much to rely on: measure again on a quiet machine, or for longer (--latency-time)"
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from igcsearch.errors import UsageError
-from igcsearch.machine import end_with_parent, keep_freed_memory
+from igcsearch.machine import end_with_parent, keep_freed_memory, thread_settings
 
 RESTARTS = 3
 _REFUSED = "refused"  # file of a message for the user: no restart would help
@@ -147,7 +147,7 @@ def _signals_put_back() -> Iterator[None]:
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
     """What the processes must find there before they import torch."""
-    names = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    names = thread_settings(threads)
     if sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ:
         names["GLOO_SOCKET_IFNAME"] = "lo"  # all are on this machine, whatever its name resolves to
     before = dict(os.environ)

@@ -162,7 +162,7 @@ def _build(target: Path, source: str) -> ctypes.CDLL:
             sync_file(draft)
             os.replace(draft, target)
         except OSError as error:  # another file system, as the cache cannot be written
-            log.info("fused kernels: compiled for this process alone: %s", error)
+            log.warning("fused kernels were compiled for this process alone, the cache cannot be written: %s", error)
         return loaded[0]
 
 

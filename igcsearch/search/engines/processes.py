@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from igcsearch.machine import end_with_parent, keep_freed_memory
+from igcsearch.machine import end_with_parent, keep_freed_memory, thread_settings
 
 
 class WorkerProcess:
@@ -118,9 +118,9 @@ def _live(pipe: Connection, parent: int, work: Callable[..., None], arguments: t
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
     """Thread counts must be in the environment before the child imports torch."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(threads)))
+    settings = thread_settings(threads)
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
