@@ -13,9 +13,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a shell starts what runs in its background so; tests press Ctrl-C
+# A shell starts what runs in its background deaf to Ctrl-C, which tests press.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
