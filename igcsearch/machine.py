@@ -24,7 +24,7 @@ def thread_settings(threads: int) -> dict[str, str]:
 
     Threads that wait for one another spin for a moment only (GOMP_SPINCOUNT) unless the user has said otherwise: by default they
     do for milliseconds, and where anything else wants a core that takes the very core from the one they wait for. On two cores
-    with other work beside it a step took 10 to 50 times as long; alone it is as fast (docs/measurements.md).
+    with other work beside it a step took 10 to 50 times as long; alone it takes 0.9 to 1.1 times as long (docs/measurements.md).
     """
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def canonical_wiring(architecture: Architecture) -> str:
-    """Digest of the canonical form of the wiring. About 0.3 s at 20,000 channels and branches.
+    """Digest of the canonical form of the wiring. About 0.3 s at 13,000 channels and branches, 2 s at 37,000.
 
     Two networks that differ in shuffles alone have the same digest exactly if they are the same up to relabelling.
     """

@@ -18,7 +18,7 @@ from igcsearch.search import measuring, open_study, run_search
 from igcsearch.search.config import SearchConfig, check_same_question, question_name
 from igcsearch.search.engines.local import LocalEngine
 from igcsearch.search.events import Measuring, Predicting
-from igcsearch.search.latency import TABLE, LatencySetting, LatencyTable, make_table
+from igcsearch.search.latency import TABLE, LatencySetting, LatencyTable, make_table, stored_table
 from igcsearch.search.measuring import Meter, measure_table
 from igcsearch.search_spaces import get_space
 from igcsearch.spec import Budget, Problem
@@ -301,3 +301,14 @@ def test_where_latency_is_meant_is_part_of_the_question(config):
 def test_bad_settings_are_refused(config, changes, message):
     with pytest.raises(UsageError, match=message):
         config(**{"budget": Budget(latency_ms=5)} | changes)
+
+
+# Rule: a table of other features predicts nothing for new parts, so it is none; one that is far off says so.
+def test_tables_that_cannot_be_relied_on():
+    table = fake_table(PROBLEM)
+    stored = table.to_dict()
+    assert stored_table({TABLE: stored}) == LatencyTable.from_dict(stored)
+    assert stored_table({TABLE: {**stored, "features": ["another"]}}) is None
+    assert stored_table({}) is None
+    assert "too much to rely on" not in replace(table, checks=((1.0, 1.1),)).words
+    assert "too much to rely on: measure again on a quiet machine" in replace(table, checks=((1.0, 2.0),)).words

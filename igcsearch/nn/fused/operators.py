@@ -98,7 +98,7 @@ def product(
     kind = x_NCHW.device.type
     if x_NCHW.dtype is not torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x_NCHW = x_NCHW.to(torch.get_autocast_dtype(kind))
-    _check(x_NCHW, weights, index, groups, bias, stride)
+    _check(x_NCHW, weights, index, groups, bias)
     if x_NCHW.dtype not in _DTYPES.get(kind, ()) or len(weights) > MOST_FACTORS:
         if not torch.compiler.is_compiling():
             _note_stock(kind, x_NCHW.dtype)
@@ -207,7 +207,7 @@ def folded(
         activations, final: numbers of ACTIVATIONS.
         residual: of the output's shape, or None.
     """
-    _check(x, weights, index, groups, None, stride)
+    _check(x, weights, index, groups, None)
     for bias, weight in zip(biases, weights, strict=True):
         if bias.numel() not in (0, weight.shape[0]):
             raise RuntimeError(f"a bias of {bias.numel()} numbers does not fit {weight.shape[0]} channels")
@@ -315,7 +315,7 @@ class Folded:
         layout = _format(x)
         key = (*x.shape, layout, torch.get_num_threads())
         if key not in self._known:
-            _check(x, weights, index, groups, None, stride)
+            _check(x, weights, index, groups, None)
             if len(self._known) >= _MOST_KNOWN:  # images of ever new sizes
                 self._known.clear()
             like = _output(x, weights, stride)
@@ -373,9 +373,7 @@ def product_macs(out_shape: Sequence[int], weights: Sequence[Sequence[int]]) -> 
 # ---------------------------------------------------------------- helpers
 
 
-def _check(
-    x: Tensor, weights: Sequence[Tensor], index: Tensor, groups: Sequence[int], bias: Tensor | None, stride: int
-) -> None:
+def _check(x: Tensor, weights: Sequence[Tensor], index: Tensor, groups: Sequence[int], bias: Tensor | None) -> None:
     """Refuse what the kernels would read beyond, by shapes alone: that the index holds permutations is `wiring`'s work."""
     wanted = weights[0].shape[1] * groups[0]
     if x.dim() != 4 or x.shape[1] != wanted:
