@@ -40,7 +40,7 @@ from igcsearch.spec import Block
 
 from .cases import MORE, QUICK, Case, dense, parse, sampled
 from .facts import save
-from .options import DTYPES, FORMATS, add_arguments, conditions, prepare, print_head, print_header, print_row
+from .options import DTYPES, FORMATS, add_arguments, conditions, note_busy, prepare, print_head, print_header, print_row
 from .scatter import Point, scatter
 from .stock import Stock
 from .timing import Peaks, peaks, undisturbed, wait_for_quiet
@@ -228,6 +228,7 @@ def main() -> None:
         for case in cases:
             rows.append(measure(case, given, backward, measured))
             show(rows[-1])
+            note_busy(rows, how)
             save(given.json, rows, how)  # each time, so that what is interrupted keeps what it has
     check(rows)
     if given.plot:

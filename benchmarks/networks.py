@@ -34,7 +34,7 @@ from igcsearch.spec import Architecture, Problem
 from .bars import Bar, bars
 from .facts import save
 from .layouts import igcv2_below, igcv2_grouped_below, igcv3_below, mobilenet_v1
-from .options import DTYPES, FORMATS, add_arguments, conditions, prepare, print_head, print_header, print_row
+from .options import DTYPES, FORMATS, add_arguments, conditions, note_busy, prepare, print_head, print_header, print_row
 from .timing import undisturbed, wait_for_quiet
 
 OURS = ("igcv2", "igcv3")
@@ -235,6 +235,7 @@ def main() -> None:
             rows += (new := measure(found, batch, given))
             show(new)
             verdicts(new)
+            note_busy(rows, how)
             save(given.json, rows, how)
     if given.plot:
         Path(given.plot).write_text(picture(new))

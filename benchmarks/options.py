@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from igcsearch.machine import keep_freed_memory
+from igcsearch.machine import available_cores, keep_freed_memory
 
 from .facts import check_output, facts
-from .timing import Peaks
+from .timing import QUIET, Peaks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -58,6 +59,25 @@ def conditions(given: argparse.Namespace, measured: Peaks | None = None) -> dict
     if measured is not None:
         found |= {"copy_bytes_per_s": measured.bytes_per_s, "gemm_flops_per_s": measured.flops_per_s}
     return found
+
+
+def note_busy(rows: Iterable[Mapping[str, Any]], how: dict[str, Any]) -> None:
+    """Where something else kept the machine busy while rows were measured: a line on stderr, once, and what it says in `how`.
+
+    Args:
+        rows: with "cores_busy_elsewhere", None where the system does not say.
+        how: the conditions; they get "caveat" and the largest "cores_busy_elsewhere".
+    """
+    busy = max((row["cores_busy_elsewhere"] or 0.0 for row in rows), default=0.0)
+    if busy < QUIET:
+        return
+    if "caveat" not in how:
+        how["caveat"] = (
+            "something else kept the machine busy while this was measured: rows with cores_busy_elsewhere not near 0 say little"
+        )
+        cores = f"{busy:.2f} of {available_cores()} cores"
+        print(f"caveat: {how['caveat']} (now {cores}); --patience 60 waits for quiet", file=sys.stderr, flush=True)
+    how["cores_busy_elsewhere"] = busy
 
 
 def print_header(given: argparse.Namespace, found: Mapping[str, Any]) -> None:

@@ -75,6 +75,26 @@ def test_networks(root: Path, tmp_path: Path) -> None:
     assert "times the images a second" in said
 
 
+# Rule: that something else kept the machine busy is said once, and stands in the file beside the rows, which stay as they are.
+def test_a_busy_machine_is_noted(load: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]) -> None:
+    options, how = load("options"), {"threads": 1}
+    rows: list[dict[str, Any]] = [{"cores_busy_elsewhere": None}, {"cores_busy_elsewhere": 0.02}]
+    options.note_busy(rows, how)
+    assert (how, capsys.readouterr().err) == ({"threads": 1}, "")
+    rows.append({"cores_busy_elsewhere": 1.5})
+    options.note_busy(rows, how)
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert said.err.startswith("caveat: something else kept the machine busy")
+    assert "1.50 of" in said.err
+    rows.append({"cores_busy_elsewhere": 1.75})
+    options.note_busy(rows, how)
+    assert capsys.readouterr().err == ""
+    assert how["cores_busy_elsewhere"] == 1.75
+    assert how["caveat"] in said.err
+    assert all(set(row) == {"cores_busy_elsewhere"} for row in rows)
+
+
 # Rule: what cannot be measured is said in one line.
 @pytest.mark.parametrize("options", [["--case", "16:5,4:5:2"], ["--case", "16"], ["--threads", "0"]])
 def test_bad_options(root: Path, options: list[str]) -> None:

@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import UsageError, near
-from . import export, models, search, study, train, zoo
+from . import export, models, publish, search, study, train, zoo
 
 DEBUG = "IGCSEARCH_DEBUG"
 
@@ -33,7 +33,7 @@ app.command("search", rich_help_panel="Search")(search.search)
 app.command("status", rich_help_panel="Search")(study.status)
 app.command("pareto", rich_help_panel="Search")(study.pareto)
 app.command("report", rich_help_panel="Search")(study.report)
-app.command("publish", rich_help_panel="Networks")(study.publish)
+app.command("publish", rich_help_panel="Networks")(publish.publish)
 app.add_typer(zoo.app, name="zoo", rich_help_panel="Networks")
 app.command("list", rich_help_panel="Networks")(models.list_)
 app.command("profile", rich_help_panel="Networks")(models.profile)

@@ -1,4 +1,4 @@
-"""Commands about a study: status, pareto, report, publish."""
+"""Commands about a study: status, pareto, report."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import typer
 from ..errors import UsageError
 from ..wording import DASH, percent, plural
 from . import options
-from .options import AsJson, StudyDir, count
+from .options import AsJson, StudyDir
 from .output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..entries import Entry
     from ..search import Candidate, Study
 
 # Of a candidate, in JSON and in CSV.
@@ -174,101 +173,6 @@ def report(
 
     opened = opened_study(study, storage, name)
     print(write_report(opened, Path(out).expanduser() if out else opened.path / "report.html"))
-
-
-def publish(
-    study: StudyDir = None,
-    top: Annotated[int, typer.Option("--top", parser=count, metavar="K", help="How many networks to publish.")] = 1,
-    seeds: Annotated[
-        int, typer.Option("--seeds", parser=count, metavar="N", help="Retrain each finalist with the seeds 0 to N - 1.")
-    ] = 3,
-    to: Annotated[
-        str | None,
-        typer.Option("--to", metavar="DIR", help="The zoo to write to. Default: IGCSEARCH_ZOO, or your data folder."),
-    ] = None,
-    agreement: Annotated[
-        int | None,
-        typer.Option(
-            "--agreement",
-            parser=count,
-            metavar="N",
-            help="Also retrain N candidates over the whole ranking, and give Kendall's tau.",
-        ),
-    ] = None,
-    epochs: options.Epochs = None,
-    train_images: options.TrainImages = None,
-    workers: Annotated[
-        int, typer.Option("--workers", parser=count, metavar="N", help="Training processes at once.")
-    ] = 1,
-    device: options.Device = "auto",
-    engine: options.Engine = "local",
-    address: options.Address = None,
-    gpus_per_candidate: options.GpusPerCandidate = None,
-    cpus_per_candidate: options.CpusPerCandidate = None,
-    max_concurrent: options.MaxConcurrent = None,
-    storage: options.Storage = None,
-    name: options.StudyName = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace networks of the same name from another study, recipe or data.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Retrain a study's best candidates and publish the winners as networks that igcsearch.create_model loads.
-
-    The best 3K are retrained with N seeds on the whole training split; the K with the best mean validation accuracy are
-    evaluated once on the test split and written as entries: architecture, weights (of seed 0), metrics with every seed, card.
-    The same command again goes on where it stopped. The study's page is written anew.
-
-    Example: igcsearch publish DIR --top 2 --seeds 3 --epochs 40
-    """
-    if agreement is not None and agreement < 2:
-        raise UsageError(f"--agreement {agreement} must be at least 2: one candidate has no ranking")
-    from .. import publish as publishing
-
-    opened = opened_study(study, storage, name)
-    how: dict[str, Any] = {
-        "epochs": epochs,
-        "device": device,
-        "workers": workers,
-        "on_event": tell,
-        "train_images": train_images,
-        "pool": publishing.Pool(engine, address, gpus_per_candidate, cpus_per_candidate, max_concurrent),
-    }
-    entries = publishing.publish(opened, top=top, seeds=seeds, to=to, overwrite=overwrite, **how)
-    compared = None if agreement is None else publishing.agreement(opened, agreement, **how)
-    write_page(opened, opened.path / "report.html")
-    if as_json:
-        print_json([published_row(entry) for entry in entries])
-        return
-    rows = [
-        [
-            entry.name,
-            percent(entry.metrics["accuracy"], entry.metrics["accuracy_std"]),
-            f"{entry.architecture.params:,}",
-            f"{entry.architecture.macs:,}",
-            str(entry.path),
-        ]
-        for entry in entries
-    ]
-    print_table(["published", ">test accuracy", ">params", ">MACs", "in"], rows)
-    if compared is not None and compared["tau"] is not None:
-        print(
-            f"Kendall's tau between search and retrained accuracy: {compared['tau']:.3f} over {len(compared['pairs'])} candidates"
-        )
-
-
-def tell(event: Any) -> None:
-    """A line for each thing that happened; epochs are too many for lines."""
-    if type(event).__name__ != "EpochDone":
-        say(event.message)
-
-
-def published_row(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON data."""
-    metrics = entry.metrics
-    cost = {"params": entry.architecture.params, "macs": entry.architecture.macs}
-    accuracy = {"accuracy": metrics["accuracy"], "accuracy_std": metrics["accuracy_std"], "seeds": metrics["seeds"]}
-    return {"name": entry.name, "path": str(entry.path), **cost, **accuracy, "data": metrics["data"]}
 
 
 def write_page(study: Study, path: Path) -> None:

@@ -11,8 +11,9 @@ from ..wording import DASH, percent
 from . import options
 from .options import AsJson, StudyDir, count
 from .output import print_json, print_table, say
+from .publish import published_row, tell
 from .sizes import parse_size
-from .study import opened_study, published_row, tell, write_page
+from .study import opened_study, write_page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,27 +29,35 @@ def create_model(
 ) -> Network:
     """The network of that name (or entry folder), as in timm.
 
-    Another `num_classes` gives a new, randomly initialised classifier. Another `in_chans` gives a stem for it; with
-    `pretrained`, its weights are the published ones summed over the channels (1) or repeated and rescaled (otherwise).
+    Another `num_classes` gives a new, randomly initialised classifier, 0 none: the network then gives pooled features (N,
+    features). Another `in_chans` gives a stem for it; with `pretrained`, its weights are the published ones summed over the
+    channels (1) or repeated and rescaled (otherwise).
     A pretrained network comes in eval mode, an untrained one in train mode. `network.pretrained_cfg` holds what is
     needed to feed it: input_size (C, H, W), mean, std, class_names, licence.
 
-    Raises UsageError for an unknown name (with near matches), a broken entry, or less than two classes or one channel.
+    Raises UsageError for an unknown name (with near matches), a broken entry, one class, or less than one channel.
     """
     entry = read_entry(name)
     published = entry.architecture
-    for option, value, least in (("num_classes", num_classes, 2), ("in_chans", in_chans, 1)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise UsageError(f"{option} {value!r}: a whole number of at least {least} is needed")
+    for option, value, refused, rule in (
+        ("num_classes", num_classes, 1, "a whole number of at least 2, or 0 for no classifier,"),
+        ("in_chans", in_chans, 0, "a whole number of at least 1"),
+    ):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 0 or value == refused):
+            raise UsageError(f"{option} {value!r}: {rule} is needed")
     wanted = published.with_(
-        num_classes=published.num_classes if num_classes is None else num_classes,
+        num_classes=num_classes or published.num_classes,
         in_channels=published.in_channels if in_chans is None else in_chans,
     )
     network = build(wanted)  # from torch's generator: two calls differ, and torch.manual_seed repeats them
     if pretrained:
         network.load_state_dict(_adapt(read_weights(entry), network.state_dict()), strict=True)
         network.eval()
-    object.__setattr__(network, "pretrained_cfg", _pretrained_cfg(entry, wanted))
+    if num_classes == 0:
+        network.classifier = torch.nn.Identity()
+    classes = published.num_classes if num_classes is None else num_classes
+    object.__setattr__(network, "pretrained_cfg", _pretrained_cfg(entry, wanted, classes))
     return network
 
 
@@ -127,17 +135,17 @@ def _adapt(published: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tens
     return result
 
 
-def _pretrained_cfg(entry: Entry, wanted: Architecture) -> dict[str, Any]:
+def _pretrained_cfg(entry: Entry, wanted: Architecture, classes: int) -> dict[str, Any]:
     """What a caller needs to feed the network and to read its answer, in timm's words."""
     published, metrics = entry.architecture, entry.metrics
-    same_head = wanted.num_classes == published.num_classes
+    same_head = classes == published.num_classes
     return {
         "name": entry.name,
         "architecture": published.hash,
         "input_size": (wanted.in_channels, wanted.image_size, wanted.image_size),
         "mean": _per_channel(metrics.get("mean"), wanted.in_channels),
         "std": _per_channel(metrics.get("std"), wanted.in_channels),
-        "num_classes": wanted.num_classes,
+        "num_classes": classes,
         "class_names": metrics.get("class_names") if same_head else None,
         "license": metrics.get("licence"),
     }

@@ -26,8 +26,9 @@ from ..errors import UsageError
 from ..spec import Factor
 from ..spec.permutations import Order, identity, invert
 from .fused import fused_available, wiring
-from .fused.operators import ACTIVATIONS as FUSED_ACTIVATIONS
-from .fused.operators import MOST_FACTORS, MOST_STRIDE, Folded, folded
+from .fused.folded import ACTIVATIONS as FUSED_ACTIVATIONS
+from .fused.folded import Folded, folded
+from .fused.shared import MOST_FACTORS, MOST_STRIDE
 from .layers import ACTIVATIONS, FactorLayer, shuffle_layer
 from .network import BlockLayer, Network
 from .workspace import Workspace
@@ -283,7 +284,7 @@ def _worth_collapsing(layers: Sequence[nn.Module]) -> bool:
 
 
 class InferenceNetwork(nn.Module):
-    """A network for inference alone: images (N, in_channels, H, W), float32, to logits (N, num_classes), without gradients.
+    """A network for inference alone: images (N, in_channels, H, W), float32, to what the network gives, without gradients.
 
     Autocast does not reach into it: its blocks run in float32.
 
@@ -321,7 +322,7 @@ class InferenceNetwork(nn.Module):
         return self._logits(x_NCHW)
 
     def _logits(self, x_NCHW: Tensor) -> Tensor:
-        wanted = self.classifier.weight.dtype
+        wanted = self._dtype()
         if x_NCHW.dtype != wanted:
             raise RuntimeError(f"Input type ({x_NCHW.dtype}) and weight type ({wanted}) should be the same")
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -330,6 +331,12 @@ class InferenceNetwork(nn.Module):
         for block in self.blocks:
             x_NCHW = block(x_NCHW, room)
         return cast(Tensor, self.classifier(self.head(x_NCHW).mean(dim=(2, 3))))
+
+    def _dtype(self) -> torch.dtype:
+        """What images have to be of."""
+        if isinstance(self.classifier, nn.Linear):
+            return self.classifier.weight.dtype
+        return next(each.dtype for each in self.buffers() if each.is_floating_point())
 
 
 def block_layers(network: Network) -> list[BlockLayer]:

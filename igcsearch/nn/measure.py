@@ -72,7 +72,7 @@ def macs_executed(network: Network | InferenceNetwork) -> int:
 
 def fused_handles() -> dict[str, Any]:
     """Counting rules of the fused operators for fvcore: `FlopCountAnalysis(net, x).set_op_handle(**fused_handles())`."""
-    from .fused.operators import product_macs
+    from .fused.shared import product_macs
 
     def count(inputs: list[Any], outputs: list[Any]) -> int:
         weights = [value.type().sizes() for value in inputs[1].node().inputs()]

@@ -44,6 +44,8 @@ class BlockLayer(nn.Module):
 class Network(nn.Module):
     """The module of an architecture. Images (N, in_channels, H, W), float, to logits (N, num_classes).
 
+    Its `classifier` may be replaced by `nn.Identity()`: then it gives pooled features (N, features).
+
     Args:
         architecture: what to build; kept as `network.architecture`.
         execution: "auto" runs linear products fused or multiplied out (products.py); "plain" runs factor by factor with stock
@@ -62,7 +64,7 @@ class Network(nn.Module):
         )
         self.head = nn.Sequential(*step_layers(architecture.head.steps))
         self.dropout = nn.Dropout(architecture.head.dropout)
-        self.classifier = nn.Linear(architecture.features, architecture.num_classes)
+        self.classifier: nn.Linear | nn.Identity = nn.Linear(architecture.features, architecture.num_classes)
         self.set_execution(execution)
 
     def set_execution(self, execution: str) -> Network:

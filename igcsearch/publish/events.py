@@ -112,14 +112,19 @@ class SeedFailed(Event):
 
 @dataclass(frozen=True)
 class FinalistsChosen(Event):
-    """All finalists, best first, as in finalists.json."""
+    """All finalists, best first, as in finalists.json; not `ranked`: the chosen were named, the others of them failed."""
 
     rows: tuple[dict[str, Any], ...]
+    ranked: bool = True
 
     @property
     def message(self) -> str:
         """The event in one line."""
         chosen = [str(row["id"]) for row in self.rows if row["chosen"]]
+        if not self.ranked:
+            failed = [str(row["id"]) for row in self.rows if not row["chosen"]]
+            also = f"; failed in training and not published: candidate {', '.join(failed)}" if failed else ""
+            return f"to be published, as named: candidate {', '.join(chosen)}{also}"
         return f"chosen by mean validation accuracy: candidate {', '.join(chosen)} of {len(self.rows)} finalists"
 
 

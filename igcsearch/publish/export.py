@@ -1,18 +1,19 @@
-"""A published network as one file for other programs: ONNX, or torch.export's own archive. Floor 7.
+"""A network as one file for other programs: ONNX, or torch.export's own archive. Floor 7.
 
-The plain form of a network (stock group convolutions, eval mode, float32, CPU) is traced once by torch.export; that, or its
-translation to ONNX, is made in memory and run against the network, and only then put in its place. torch and the ONNX packages
-(the extra `export`) are imported when called.
+It is a published one, with what its entry says, or a `Network` from Python. Its plain form (stock group convolutions, eval mode,
+float32, CPU) is traced once by torch.export; that, or its translation to ONNX, is made in memory and run against the network, and
+only then put in its place. torch and the ONNX packages (the extra `export`) are imported when called.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -30,16 +31,21 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from ..nn import Network
+    from ..spec import Architecture
 
 DYNAMIC = "dynamic"
 TOLERANCE = 1e-4  # of a logit: absolute below 1, relative above
 LARGEST_BATCH = 1024  # a fixed batch is run here, in memory
 TRIED = (1, 2, 5)  # batch sizes that a file for any batch is run with
-INPUT, OUTPUT = "images", "logits"  # names in an ONNX file
+INPUT, OUTPUT, POOLED = (
+    "images",
+    "logits",
+    "features",
+)  # names in an ONNX file; the last of a network without a classifier
 METADATA = "igcsearch.json"  # the extra file of a torch.export archive
 
 Metadata = dict[str, Any]
-Run = Callable[["Tensor"], "Tensor"]  # images (N, C, H, W) to logits (N, num_classes)
+Run = Callable[["Tensor"], "Tensor"]  # images (N, C, H, W) to logits (N, num_classes), or features
 
 
 class ExportError(RuntimeError):
@@ -69,53 +75,94 @@ class Format:
     run: Callable[[bytes], Run]
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What is exported: its name, what is recorded of it as in metrics.json, and a network of its own to work on."""
+
+    name: str
+    architecture: Architecture
+    classes: int  # 0: it gives features
+    metrics: Mapping[str, Any]
+    network: Callable[[], Network]
+
+
 def export(
-    entry_or_name: Entry | str | Path,
+    model: Network | Entry | str | Path,
     path: str | Path | None = None,
     *,
     format: str = "onnx",
     batch: int | str = DYNAMIC,
     overwrite: bool = False,
 ) -> Exported:
-    """Write a published network to a file that needs no igcsearch, after comparing it with the network on random images.
+    """Write a network to a file that needs no igcsearch, after comparing it with the network on random images.
 
     It reads normalised images (batch, channels, height, width), float32, and gives logits (batch, classes). What is needed to
     feed it (input size, mean, std, class names ...) is in the file: in ONNX's metadata_props, where all but text is JSON, or in
     a torch.export archive's extra file `igcsearch.json`.
 
     Args:
-        entry_or_name: as `create_model` takes it, or an entry.
-        path: the file; default: the network's name with .onnx or .pt2, in the current folder.
+        model: a published one as `create_model` takes it, or its entry; or a `Network`, with the weights that it has now. Of
+            that, only one that `create_model` or `load` gave knows its mean, std and class names.
+        path: the file; default: the network's name (network-HASH for a `Network`) with .onnx or .pt2, in the current folder.
         format: "onnx" or "torch-export".
         batch: "dynamic" for any number of images, or the number.
         overwrite: replace a file that is there.
 
     Raises:
-        UsageError: an unknown network, format or batch; a package that is missing; a file that exists or cannot be written.
+        UsageError: an unknown network, format or batch; a package that is missing; a file that exists or cannot be written;
+            a module of another kind.
         ExportError: the file would not run, or differ from the network by more than 1e-4.
     """
-    entry = entry_or_name if isinstance(entry_or_name, Entry) else read_entry(entry_or_name)
+    given = _given(model)
     if format not in FORMATS:
         raise UsageError(f"unknown format {format!r}{near(format, FORMATS)}; known: {', '.join(FORMATS)}")
     kind = FORMATS[format]
     if batch != DYNAMIC and not (type(batch) is int and 1 <= batch <= LARGEST_BATCH):
         raise UsageError(f"batch {batch!r}: give {DYNAMIC!r} or a whole number from 1 to {LARGEST_BATCH}")
-    given = entry.name + kind.suffix if path is None else path
-    target = _target(Path(given).expanduser(), format, overwrite)
+    target = _target(Path(given.name + kind.suffix if path is None else path).expanduser(), format, overwrite)
     _need(format, kind.packages)
-    from ..entries import load
-
-    network = load(entry.path).set_execution("plain").float().cpu().eval()
+    network = given.network().set_execution("plain").float().cpu().eval()
     with _quiet():
-        metadata = _metadata(entry, batch, kind.packages)
+        metadata = _metadata(given, batch, kind.packages)
         content = kind.make(_traced(network, batch), metadata)
         sizes = (batch,) if isinstance(batch, int) else TRIED
-        difference = _difference(entry.name, network, kind.run(content), sizes)
+        difference = _difference(given.name, network, kind.run(content), sizes)
     try:
         atomic_write(target, content)
     except OSError as error:
         raise UsageError(f"'{target}' cannot be written: {error.strerror or error}") from error
-    return Exported(entry.name, target, format, batch, len(content), difference, metadata)
+    return Exported(given.name, target, format, batch, len(content), difference, metadata)
+
+
+def _given(model: Network | Entry | str | Path) -> _Given:
+    """What `export` was given. Raises UsageError for an unknown name, a broken entry, or what is no network of ours."""
+    if isinstance(model, str | Path):
+        model = read_entry(model)
+    if isinstance(model, Entry):
+        return _of_entry(model)
+    from ..nn import Network
+
+    if not isinstance(model, Network):
+        raise UsageError(
+            f"a {type(model).__name__} cannot be exported; give a Network (before optimize_for_inference and without a wrapper), "
+            "the name of a published one, or an entry's folder"
+        )
+    architecture = model.architecture
+    told: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    classes = int(getattr(model.classifier, "out_features", 0))
+    metrics = {key: told.get(key) for key in ("mean", "std")} | {"licence": told.get("license")}
+    if told.get("num_classes") == classes:
+        metrics["class_names"] = told.get("class_names")
+    return _Given(f"network-{architecture.hash}", architecture, classes, metrics, lambda: copy.deepcopy(model))
+
+
+def _of_entry(entry: Entry) -> _Given:
+    def network() -> Network:
+        from ..entries import load
+
+        return load(entry.path)
+
+    return _Given(entry.name, entry.architecture, entry.architecture.num_classes, entry.metrics, network)
 
 
 def _target(path: Path, format: str, overwrite: bool) -> Path:
@@ -155,21 +202,21 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _metadata(entry: Entry, batch: int | str, packages: Sequence[str]) -> Metadata:
+def _metadata(given: _Given, batch: int | str, packages: Sequence[str]) -> Metadata:
     """What a program needs to feed the network and to name its answers, and where it comes from; unknown fields left out."""
-    architecture, metrics = entry.architecture, entry.metrics
+    architecture, metrics = given.architecture, given.metrics
     recorded = ("class_names", "mean", "std", "accuracy", "accuracy_std", "accuracy_split", "data", "licence", "family")
     fields = {
-        "name": entry.name,
+        "name": given.name,
         "architecture": architecture.hash,
         "input_size": [architecture.in_channels, architecture.image_size, architecture.image_size],
         "in_channels": architecture.in_channels,
-        "num_classes": architecture.num_classes,
+        "num_classes": given.classes,
         "batch": batch,
         **{key: metrics.get(key) for key in recorded},
         "params": architecture.params,
         "macs": architecture.macs,
-        "weights_sha256": metrics["weights_sha256"],
+        "weights_sha256": metrics.get("weights_sha256"),
         "versions": {
             "igcsearch": __version__,
             **{package: str(import_module(package).__version__) for package in ("torch", *packages)},
@@ -207,7 +254,7 @@ def _make_onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
         verbose=False,
         external_data=False,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[OUTPUT if metadata["num_classes"] else POOLED],
         dynamic_shapes=_shapes(metadata["batch"]),  # traced already; this names the dimension
     )
     assert translated is not None  # it is None only for the exporter of old
@@ -225,7 +272,7 @@ def _run_onnx(content: bytes) -> Run:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors; they are raised too
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
 
 def _make_archive(program: ExportedProgram, metadata: Metadata) -> bytes:

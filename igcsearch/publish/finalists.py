@@ -1,12 +1,12 @@
 """`publish`: finalists are retrained with several seeds, chosen by validation accuracy, tested once, and written as entries.
 
 study -> choose.py -> latency.py -> rounds.py (retrain.py in workers.py) -> choice -> test split, for the chosen alone ->
-facts.py -> entry.
+facts.py -> entry. Candidates that were named are all published: there is no choice then, and nothing says that there was one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ from ..nn import Network
 from ..search.retrained import FINALISTS, FOLDER, read_json, write_json
 from ..spec import Architecture
 from ..training import DataSpec, Recipe, evaluate
-from .choose import finalists
+from .choose import checked_ids, finalists, named
 from .events import EntryWritten, FinalistsChosen, Note
 from .facts import entry_metrics, mean_and_std, measured_cost
-from .latency import fast_enough
+from .latency import all_fast_enough, fast_enough
 from .retrain import Job, weights_of
 from .rounds import OnEvent, Retrained, Setting, check_numbers, make_setting, only_one, retrain_all
 from .tables import is_generated, write_table
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 def publish(
     study: Study | str | Path,
     *,
-    top: int = 1,
+    top: int | None = None,
+    candidates: Iterable[int] | None = None,
     seeds: int = 3,
     to: str | Path | None = None,
     epochs: int | None = None,
@@ -47,15 +48,18 @@ def publish(
     overwrite: bool = False,
     pool: Pool | None = None,
 ) -> list[Entry]:
-    """Retrain the best 3 * `top` candidates, and write the best `top` of them as entries of the zoo `to`.
+    """Retrain the best 3 * `top` candidates and write the best `top` of them as entries of the zoo `to`; or exactly `candidates`.
 
     The choice is by mean validation accuracy over the seeds; the test split is touched once, for the chosen ones. What
     is finished is stored under STUDY/publish and is not repeated by the same call; finalists.json there lists them all. Where
-    the study has a latency budget, candidates are measured first as whole networks, and those over it are named and left out.
+    the study has a latency budget, candidates are measured first as whole networks, and those over it are named and left out;
+    of `candidates` none is left out: then it is an error.
 
     Args:
         study: or its folder.
-        top: entries to write; fewer where the study has fewer candidates.
+        top: entries to write; fewer where the study has fewer candidates. None: 1.
+        candidates: ids of those to retrain and publish, each one, in the place of the best; not together with `top`. One that
+            fails in training is missing from the entries, which are in this order.
         seeds: retrainings of each finalist, with the seeds 0 to `seeds` - 1; the entry holds the weights of seed 0.
         to: folder of a zoo; None: the user's (IGCSEARCH_ZOO).
         epochs: None: as in the study.
@@ -69,10 +73,17 @@ def publish(
         pool: where the retrainings run, such as Pool("ray", address="auto"); None: in processes of this machine.
 
     Raises:
-        UsageError: nothing to publish, a zoo that cannot be written or that holds a finalist of another origin (before
-            any training), all retrainings failed.
+        UsageError: nothing to publish, candidates that cannot be, a zoo that cannot be written or that holds a finalist of
+            another origin (before any training), all retrainings failed.
     """
+    if top is not None and candidates is not None:
+        raise UsageError(
+            "top and candidates (--top, --candidates) exclude each other: the first publishes the best, the second those "
+            "that are named; give one of them"
+        )
     check_numbers(top=top, seeds=seeds)
+    ids = None if candidates is None else checked_ids(candidates)
+    count = (top or 1) if ids is None else len(ids)
     place = user_zoo() if to is None else Path(to).expanduser()
     with writable_zoo(place) as zoo:
         setting = make_setting(
@@ -86,17 +97,21 @@ def publish(
             pool=pool,
         )
         with only_one(setting.folder):
-            kept, slow = fast_enough(setting, finalists(setting.study), 3 * top)
+            if ids is None:
+                kept, slow = fast_enough(setting, finalists(setting.study), 3 * count)
+            else:
+                kept, slow = all_fast_enough(setting, named(setting.study, ids)), []
             if not overwrite:
                 for result in kept:
                     _refuse_foreign(setting, result.candidate, zoo)
-            if len(kept) < 3 * top:
-                setting.tell(Note(f"{3 * top} finalists were asked for, the study has {len(kept)}"))
-            results = sorted([*retrain_all(setting, kept, seeds), *slow], key=by_accuracy)
-            chosen = [result for result in results if result.mean is not None][:top]
-            if not chosen:
+            if ids is None and len(kept) < 3 * count:
+                setting.tell(Note(f"{3 * count} finalists were asked for, the study has {len(kept)}"))
+            retrained = retrain_all(setting, kept, seeds)
+            results = sorted([*retrained, *slow], key=by_accuracy)
+            able = [result for result in (results if ids is None else retrained) if result.mean is not None]
+            if not able:
                 raise UsageError(f"every finalist failed: {kept[0].failures[0]}")
-            return _write(setting, results, chosen, zoo, overwrite)
+            return _write(setting, results, able[:count], zoo, overwrite, ranked=ids is None)
 
 
 def _refuse_foreign(setting: Setting, candidate: Candidate, zoo: Path) -> None:
@@ -115,22 +130,29 @@ def entry_name_of(setting: Setting, candidate: Candidate) -> str:
 
 
 def _write(
-    setting: Setting, results: Sequence[Retrained], chosen: Sequence[Retrained], zoo: Path, overwrite: bool
+    setting: Setting,
+    results: Sequence[Retrained],
+    chosen: Sequence[Retrained],
+    zoo: Path,
+    overwrite: bool,
+    *,
+    ranked: bool,
 ) -> list[Entry]:
+    """The entries of the chosen; `ranked`: they were chosen by accuracy, not named."""
     rows = [finalist_row(result, result in chosen) for result in results]
-    store_finalists(setting.folder, setting, rows)
-    setting.tell(FinalistsChosen(tuple(rows)))
+    store_finalists(setting.folder, setting, rows, ranked=ranked)
+    setting.tell(FinalistsChosen(tuple(rows), ranked))
     entries = []
     for result in chosen:
         if not overwrite:  # again: it may have come meanwhile
             _refuse_foreign(setting, result.candidate, zoo)
-        entry, replaced = write_result(setting, result, zoo, _provenance(setting, result))
+        entry, replaced = write_result(setting, result, zoo, _provenance(setting, result, ranked))
         row = next(row for row in rows if row["id"] == result.candidate.id)
         row.update(entry=entry.name, test_accuracy=entry.metrics["accuracy"], test_std=entry.metrics["accuracy_std"])
         entries.append(entry)
         setting.tell(EntryWritten(entry.name, entry.path, entry.metrics["accuracy"], replaced))
         _say_if_hidden(entry, setting.tell)
-    store_finalists(setting.folder, setting, rows)
+    store_finalists(setting.folder, setting, rows, ranked=ranked)
     if not (zoo / CARD).exists() or is_generated(zoo / CARD):
         try:
             write_table(zoo)
@@ -205,13 +227,14 @@ def _origin(setting: Setting, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _provenance(setting: Setting, result: Retrained) -> dict[str, Any]:
+def _provenance(setting: Setting, result: Retrained, ranked: bool) -> dict[str, Any]:
+    choice = {"candidates_ranked": len(finalists(setting.study))} if ranked else {"chosen_by": "id"}
     return {
         **_origin(setting, result.candidate),
         "trials": setting.study.config.trials,
         "validation_accuracy": result.mean,
         "validation_std": mean_and_std(result.accuracies)[1],
-        "candidates_ranked": len(finalists(setting.study)),
+        **choice,
     }
 
 
@@ -241,8 +264,8 @@ def finalist_row(result: Retrained, chosen: bool) -> dict[str, Any]:
     }
 
 
-def store_finalists(study_folder: Path, setting: Setting, rows: list[dict[str, Any]]) -> None:
-    """Write all finalists, best first, to finalists.json of that study."""
+def store_finalists(study_folder: Path, setting: Setting, rows: list[dict[str, Any]], *, ranked: bool = True) -> None:
+    """Write all finalists, best first, to finalists.json of that study; `ranked`: the best of them were chosen, none was named."""
     recipe = setting.recipe.resolve(setting.data)
     values = {
         "epochs": recipe.epochs,
@@ -250,6 +273,7 @@ def store_finalists(study_folder: Path, setting: Setting, rows: list[dict[str, A
         "recipe": {key: value for key, value in recipe.to_dict().items() if key != "seed"},
         "data": setting.data.name,
         "split": dict(setting.data.split),
+        **({} if ranked else {"chosen_by": "id"}),
         "finalists": rows,
     }
     write_json(study_folder / FOLDER / FINALISTS, values)

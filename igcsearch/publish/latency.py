@@ -8,6 +8,7 @@ device, torch or number of threads measures anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,21 @@ def fast_enough(setting: Setting, ranked: Sequence[Candidate], count: int) -> tu
             f"{fastest.failures[0]}; search with a budget that leaves room for the prediction's error"
         )
     return kept, slow
+
+
+def all_fast_enough(setting: Setting, asked: Sequence[Candidate]) -> list[Retrained]:
+    """All of these candidates, measured as `fast_enough` does.
+
+    Raises:
+        UsageError: as there; also where one of them is over the budget.
+    """
+    kept, slow = fast_enough(replace(setting, tell=lambda event: None), asked, len(asked))
+    if slow:
+        ids = ", ".join(str(each.candidate.id) for each in slow)
+        raise UsageError(
+            f"candidate {slow[0].candidate.id} is {slow[0].failures[0]}; leave {ids} out of those to publish"
+        )
+    return kept
 
 
 def _measured(folder: Path, candidate: Candidate, setting: LatencySetting, meter: Meter) -> dict[str, Any]:

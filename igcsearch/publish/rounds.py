@@ -88,13 +88,18 @@ def make_setting(
 ) -> Setting:
     """Open the study and load its images: the whole training split unless `train_images` asks for fewer.
 
-    Raises UsageError for numbers below 1, a study or data that cannot be read, a device that is not there.
+    Raises UsageError for numbers below 1, what is no study, a study or data that cannot be read, a device that is not there.
     """
     check_numbers(epochs=epochs, workers=workers, train_images=train_images)
     if isinstance(study, str | Path):
         from ..search import open_study
 
         study = open_study(study)
+    if not hasattr(study, "comparable"):
+        raise UsageError(
+            f"a {type(study).__name__} is no study; give one of igcsearch.open_study, or its folder (a network alone becomes an "
+            "entry by igcsearch.entries.write_entry)"
+        )
     config = study.config
     asked = device if pool is not None and pool.engine == "ray" else None
     if asked is not None and asked.partition(":")[0] == "cuda":

@@ -22,11 +22,13 @@ def finalists_section(facts: Facts) -> str:
     images = count(found.get("train_images"))
     columns = [">id", "family", ">parameters", ">MACs", ">in the search", ">retrained", ">test split", "published as"]
     listed = table(columns, map(_finalist, rows), (not row.get("chosen") for row in rows))
+    how = "Chosen by mean validation accuracy;\nthe test split was used once, for the chosen ones only."
+    if found.get("chosen_by") == "id":
+        how = "Named by their ids, each one published;\nthe test split was used once for each."
     return f"""
 <section>
 <h2>Finalists, retrained</h2>
-<p class="note">{seeds} each, {plural(found.get("epochs"), "epoch")} of {images} images. Chosen by mean validation accuracy;
-the test split was used once, for the chosen ones only.</p>
+<p class="note">{seeds} each, {plural(found.get("epochs"), "epoch")} of {images} images. {how}</p>
 {listed}
 </section>
 """

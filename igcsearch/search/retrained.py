@@ -15,7 +15,10 @@ FOLDER, FINALISTS, AGREEMENT = "publish", "finalists.json", "agreement.json"
 
 
 def read_finalists(study_folder: str | Path) -> dict[str, Any] | None:
-    """What `publish` stored last: {"epochs", "data", "split", "recipe", "finalists": [...]}; None where nothing was."""
+    """What `publish` stored last: {"epochs", "data", "split", "recipe", "finalists": [...]}; None where nothing was.
+
+    With "chosen_by": "id" where the finalists were named; without it the chosen are the best.
+    """
     return read_json(Path(study_folder) / FOLDER / FINALISTS)
 
 

@@ -151,12 +151,34 @@ def test_publish(searched: tuple[Path, Any], process: Run, igcsearch: Run, tmp_p
     command = ["publish", searched[0], "--top", 1, "--seeds", 2, "--epochs", 1, "--to", tmp_path / "zoo"]
     found = document(process(*command, "--agreement", 3, "--json"))
     assert len(found) == 1
-    assert {"name", "path", "params", "macs", "accuracy", "seeds"} <= set(found[0])
+    assert {"name", "path", "params", "macs", "accuracy", "seeds", "latency_ms"} <= set(found[0])
     assert len(found[0]["seeds"]) == 2
     assert document(igcsearch("profile", found[0]["path"], "--json"))["params"] == found[0]["params"]
     page = (searched[0] / "report.html").read_text(encoding="utf-8")
     assert "Finalists, retrained" in page
     assert "Kendall" in page
+
+
+# Rule: the table shows what the entries' metrics say, latency among it; where a named candidate is missing the status is 1.
+def test_publish_named_candidates(
+    searched: tuple[Path, Any], igcsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from igcsearch import publish as publishing
+
+    best = document(igcsearch("status", searched[0], "--json"))["best"]
+    options = ["--seeds", 1, "--epochs", 1, "--to", tmp_path / "zoo"]
+    command = ["publish", searched[0], *options, "--candidates", best["id"]]
+    result = igcsearch(*command)
+    assert result.status == 0, result.err
+    [folder] = (path.parent for path in (tmp_path / "zoo").glob("*/metrics.json"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["provenance"]["trial"], metrics["provenance"]["chosen_by"]) == (best["id"], "id")
+    heading = next(line.split() for line in result.out.splitlines() if "published" in line)
+    assert heading[-2:] == ["ms", "in"]
+    assert f" {metrics['latency']['median_ms']:.3f} " in result.out
+    real = publishing.publish
+    monkeypatch.setattr(publishing, "publish", lambda *a, **k: real(*a, **{**k, "candidates": k["candidates"][:1]}))
+    assert igcsearch(*command[:-1], f"{best['id']}, 999").status == 1  # as if 999 were there and had failed
 
 
 def test_interrupt_ends_with_the_table_and_can_go_on(tmp_path: Path, process: Run) -> None:

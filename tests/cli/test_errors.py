@@ -220,6 +220,22 @@ def test_publish_refuses_numbers(igcsearch: Callable, searched: tuple, tmp_path:
         assert is_clear(igcsearch("publish", searched[0], "--to", tmp_path, option, value), [option])
 
 
+def test_publish_refuses_candidates(igcsearch: Callable, searched: tuple, tmp_path: Path) -> None:
+    for value, words in (
+        ("x", ["'x' is no id", "such as 62,55"]),
+        ("1;2", ["'1;2' is no id"]),
+        ("1,,2", ["'' is no id"]),
+        ("-1", ["'-1' is no id"]),
+        ("1,1", ["1 is there twice"]),
+        ("999", ["no candidate 999", "trained are "]),
+    ):
+        refused = igcsearch("publish", searched[0], "--to", tmp_path / "zoo", "--candidates", value)
+        assert is_clear(refused, ["candidates", *words] if value != "999" else words)
+    both = igcsearch("publish", searched[0], "--to", tmp_path / "zoo", "--candidates", "1", "--top", "1")
+    assert is_clear(both, ["--top", "--candidates", "exclude each other"])
+    assert not (tmp_path / "zoo").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -82,9 +82,34 @@ def test_untrained_network_needs_no_weights(entry: Entry) -> None:
         create_model(entry.name, pretrained=True)
 
 
+# Rule: 0 classes leave the classifier out, as in timm: the pooled features that it would have read.
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_no_classes_give_features(entry: Entry, pretrained: bool) -> None:
+    net = create_model(entry.name, pretrained=pretrained, num_classes=0, in_chans=1).eval()
+    images_NCHW = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        features_NF = net(images_NCHW)
+        assert torch.equal(features_NF, net.forward_features(images_NCHW))
+        assert features_NF.shape == (2, entry.architecture.features)
+        if pretrained:
+            whole = create_model(entry.name, pretrained=True, in_chans=1)
+            torch.testing.assert_close(whole.classifier(features_NF), whole(images_NCHW))
+        for measure in (False, True):
+            fast = net.optimize_for_inference(images_NCHW, measure=measure)
+            torch.testing.assert_close(fast(images_NCHW), features_NF, rtol=1e-4, atol=1e-4)
+            with pytest.raises(RuntimeError, match="should be the same"):
+                fast(images_NCHW.double())
+    assert not any(key in net.state_dict() for key in NEW_HEAD)
+    assert (net.pretrained_cfg["num_classes"], net.pretrained_cfg["class_names"]) == (0, None)
+
+
 @pytest.mark.parametrize(
-    ("option", "value"), [("num_classes", 0), ("num_classes", 1), ("in_chans", 0), ("in_chans", -1), ("in_chans", 1.5)]
+    ("option", "value"),
+    [
+        *(("num_classes", value) for value in (1, -1, 0.0, False)),
+        *(("in_chans", value) for value in (0, -1, 1.5)),
+    ],
 )
 def test_bad_numbers(entry: Entry, option: str, value: object) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=f"{option} {value}: a whole number of at least"):
         create_model(entry.name, **{option: value})  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from igcsearch.nn.fused import fused_available, operators, product, wiring
+from igcsearch.nn.fused import folded, fused_available, product, shared, wiring
 from igcsearch.nn.fused.library import kernels
 from igcsearch.spec import Factor, Shuffle
 
@@ -130,7 +130,7 @@ def setting(case: Case) -> Iterator[None]:
     threads, library = torch.get_num_threads(), kernels()
     with pytest.MonkeyPatch.context() as patch:
         if case.tile is not None:
-            patch.setattr(operators, "_tile", lambda *_: case.tile)
+            patch.setattr(shared, "_tile", lambda *_: case.tile)
         try:
             torch.set_num_threads(case.threads)
             if library is not None:
@@ -224,8 +224,8 @@ def test_runs_repeat_to_the_bit(kernel: int, channels_last: bool, dtype: torch.d
             assert torch.equal(y, again)
             assert all(map(torch.equal, gradients, gradients_again))
         results[threads] = [y, *gradients]
-    for alone, shared in zip(results[1], results[2], strict=True):
-        assert_near(shared, alone.double(), TOLERANCE[dtype], "two threads")
+    for alone, both in zip(results[1], results[2], strict=True):
+        assert_near(both, alone.double(), TOLERANCE[dtype], "two threads")
 
 
 # Rule: the output keeps the input's memory format, and any input is taken: slices, transposed, broadcast, unaligned.
@@ -296,8 +296,8 @@ def test_folded_blocks(case: Case, behind: list[tuple[int, bool]], final: int, a
     groups = [factor.groups for factor in case.factors]
     fixed = (weights, biases, wiring(case.factors, case.order), groups, case.factors[0].stride, list(activations))
     with setting(case):
-        run = operators.Folded(*fixed)
-        found = [operators.folded(x, *fixed, residual, final)]
+        run = folded.Folded(*fixed)
+        found = [folded.folded(x, *fixed, residual, final)]
         found += [run(x, residual, final) for _ in range(2)]
     for y in found:
         assert_near(y, wanted, TOLERANCE[case.dtype], "y")
@@ -310,7 +310,7 @@ def test_folded_refuses_wrong_shapes() -> None:
     none = [torch.empty(0)] * 2
     fixed = (weights, none, wiring(case.factors), [10, 6], 1, [0, 0])
     x = torch.randn(2, 60, 4, 4)
-    for run in (operators.Folded(*fixed), lambda x, residual, final: operators.folded(x, *fixed, residual, final)):
+    for run in (folded.Folded(*fixed), lambda x, residual, final: folded.folded(x, *fixed, residual, final)):
         with pytest.raises(RuntimeError, match=r"expected an input of shape \(N, 60, H, W\), got"):
             run(torch.zeros(2, 61, 4, 4), None, 0)
         with pytest.raises(RuntimeError, match=r"residual"):

@@ -181,6 +181,39 @@ print(library.kernels().igc_level(-1))
 """
 
 
+# Rule: who waits for the compiler is told so in one line, unless logging is set up, which then has it as info.
+@needs_compiler
+@pytest.mark.parametrize(
+    ("setup", "shown"),
+    [
+        ("", True),
+        ("import logging; logging.basicConfig()\n", False),
+        ("import logging; logging.basicConfig(level=20)\n", True),
+    ],
+)
+def test_compiling_is_said(place: Path, root: Path, setup: str, shown: bool) -> None:
+    def start() -> str:
+        command = [sys.executable, "-c", setup + START, str(place / "sources")]
+        done = subprocess.run(command, cwd=root, input="go\n", capture_output=True, text=True, check=True)
+        assert done.stdout == "ready\n41\n"
+        return done.stderr
+
+    said = start()
+    assert said.count("\n") == shown
+    assert ("compiling the fused kernels with c++, once" in said) == shown
+    assert start() == ""
+
+
+@pytest.mark.parametrize("value", ["", "no-such-c++"])
+def test_nothing_is_said_where_nothing_compiles(
+    place: Path, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(library.COMPILER, value)
+    with caplog.at_level(logging.INFO, "igcsearch"):
+        assert answer() is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 # Rule: processes that start at once on an empty cache all get a library, and one whole file stays.
 @needs_compiler
 def test_processes_that_start_at_once(place: Path, root: Path) -> None:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from igcsearch.blocks import get_family, network, stage
 from igcsearch.errors import UsageError
 from igcsearch.nn import build, plans
-from igcsearch.nn.fused import fused_available, operators, product, wiring
+from igcsearch.nn.fused import fused_available, product, shared, wiring
 from igcsearch.nn.inference import PLANS, FusedRun, InferenceNetwork, block_layers
 from igcsearch.nn.plans import PlanTimes, optimize_for_inference
 from igcsearch.spec import Factor, Problem
@@ -215,7 +215,7 @@ def test_compiled_whole(net, expected):
 
 
 def test_a_dtype_that_no_kernel_serves_is_said_once(caplog):
-    operators._note_stock.cache_clear()
+    shared.note_stock.cache_clear()
     with caplog.at_level(logging.DEBUG, "igcsearch"):
         for _ in range(2):
             a_product_of_dtype(torch.float16)

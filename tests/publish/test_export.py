@@ -138,6 +138,59 @@ def test_every_step(format: str, batch: int | str, entry: Entry, tmp_path: Path)
     assert {"accuracy", "mean", "class_names"}.isdisjoint(metadata_of(exported))
 
 
+# Rule: a network in Python is exported with the weights that it has, and is left as it is.
+@pytest.mark.parametrize("format", BOTH)
+def test_a_network_in_python(format: str, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = igcsearch.create_model(entry.path, pretrained=True, num_classes=7)
+    net.train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    exported = export(net, format=format)
+    assert exported.path.name == f"network-{net.architecture.hash}{FORMATS[format].suffix}"
+    assert (net.training, net.stem.execution) == (True, "auto")
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    images = torch.rand(4, 3, 9, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(run(exported, images), net.eval()(images), rtol=1e-4, atol=1e-4)
+    found = metadata_of(exported)
+    assert (found["num_classes"], found["input_size"]) == (7, [3, 9, 9])
+    assert {"weights_sha256", "accuracy", "class_names"}.isdisjoint(found)
+
+
+# Rule: what feeds a published network is known of its object too; nothing is claimed of the weights that it has by now.
+def test_a_published_network_in_python_knows_how_to_be_fed(tmp_path: Path) -> None:
+    (published,) = list_entries(SHIPPED[0])
+    found = export(
+        igcsearch.create_model(SHIPPED[0], pretrained=True), tmp_path / "a.pt2", format="torch-export"
+    ).metadata
+    for key in ("mean", "std", "class_names", "licence"):
+        assert list(found[key]) == list(published.metrics[key]), key
+    assert {"weights_sha256", "accuracy"}.isdisjoint(found)
+
+
+@pytest.mark.parametrize("format", BOTH)
+def test_a_network_without_a_classifier(format: str, entry: Entry, tmp_path: Path) -> None:
+    net = igcsearch.create_model(entry.path, pretrained=True, num_classes=0)
+    exported = export(net, tmp_path / ("features" + FORMATS[format].suffix), format=format)
+    images = torch.rand(2, 3, 9, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(run(exported, images), net(images), rtol=1e-4, atol=1e-4)
+    assert metadata_of(exported)["num_classes"] == 0
+    if format == "onnx":
+        import onnxruntime
+
+        (features,) = onnxruntime.InferenceSession(exported.path).get_outputs()
+        assert (features.name, features.shape[1]) == ("features", 20)
+
+
+def test_other_modules_are_refused(entry: Entry, tmp_path: Path) -> None:
+    net = igcsearch.load(entry.path)
+    for module in (torch.nn.Sequential(net), net.optimize_for_inference(measure=False), None):
+        with pytest.raises(UsageError, match=f"a {type(module).__name__} cannot be exported; give a Network"):
+            export(module, tmp_path / "new.onnx")  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("*.onnx"))
+
+
 def test_fixed_batch_in_onnx(entry: Entry, tmp_path: Path) -> None:
     import onnxruntime
 

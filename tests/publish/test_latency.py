@@ -88,6 +88,20 @@ def test_finalists_over_the_budget_are_named_and_left_out(
     assert log == []
 
 
+# Rule: of candidates that were named none is left out; one over the budget is refused before any training.
+def test_named_candidates_over_the_budget_are_refused(
+    tmp_path: Path, log: list[str], measures: Callable[..., None]
+) -> None:
+    study = with_predictions(tmp_path / "study")
+    measures(lambda architecture: 1.25 if architecture.hash == study.found[3].hash else 0.5)
+    refused = "candidate 3 is over the latency budget: measured 1.25 ms, .*budget 1 ms; leave 3 out of those to publish"
+    with pytest.raises(UsageError, match=refused):
+        run(study, tmp_path / "zoo", candidates=[2, 3], seeds=1)
+    assert not any(line.startswith("retrained") for line in log)
+    done = run(study, tmp_path / "zoo", candidates=[2, 0], seeds=1)
+    assert [entry.metrics["latency"]["median_ms"] for entry in done.entries] == [0.5, 0.5]
+
+
 def test_where_all_are_too_slow_nothing_is_trained(
     tmp_path: Path, log: list[str], measures: Callable[..., None]
 ) -> None:

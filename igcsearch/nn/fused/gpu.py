@@ -1,6 +1,6 @@
 """Products of 1x1 group convolutions on a GPU, by Triton: launches and block sizes. Floor 3.
 
-`product` and `product_backward` are what operators.py calls; gpu_plan.py reads the index, gpu_kernels.py holds the kernels. Triton
+`product` and `product_backward` are what trainable.py calls; gpu_plan.py reads the index, gpu_kernels.py holds the kernels. Triton
 is imported when the first of them runs. Two ways:
 
 - A strict two-factor product (every branch of the second takes one channel of every branch of the first) is one kernel: one

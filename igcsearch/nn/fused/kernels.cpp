@@ -5,7 +5,7 @@
 // the intermediates gives the gradients of the weights. Sums are in float32 whatever the tensors hold. Work is cut into tiles by
 // sizes and the number of threads, and each thread has a fixed range of them: a run with as many threads gives the same numbers.
 //
-// A plain C face without torch's or Python's headers: built in seconds, loaded by ctypes (library.py), called by operators.py.
+// A plain C face without torch's or Python's headers: built in seconds, loaded by ctypes (library.py), called by shared.py.
 // kernels.h holds the code; it is compiled here once for each instruction set and chosen when the program runs.
 
 #include <cstdint>

@@ -1,9 +1,9 @@
 """The compiled kernels (kernels.cpp): found, or built once into the user's cache, and loaded by ctypes. Floor 3.
 
 A wheel brings the library along (setup.py builds it by `compile_to`). A source tree without one, or with one of older sources,
-compiles them when they are first needed: some ten seconds with g++ or clang++ (C++17). Without a compiler `kernels()` is None and
-everything runs through plain PyTorch; why is said once. The library shares torch's OpenMP threads: it is not linked against an
-OpenMP runtime of its own, but takes the one that is loaded.
+compiles them when they are first needed: some ten seconds with g++ or clang++ (C++17), which one line says. Without a compiler
+`kernels()` is None and everything runs through plain PyTorch; why is said once. The library shares torch's OpenMP threads: it is
+not linked against an OpenMP runtime of its own, but takes the one that is loaded.
 
 setup.py loads this file by its path: nothing here imports torch or the package before `kernels()` is called.
 """
@@ -154,6 +154,7 @@ def _build(target: Path, source: str) -> ctypes.CDLL:
     """
     from ...files import sync_file
 
+    _announce(f"compiling the fused kernels with {_compilers()[0][0]}, once; this takes some ten seconds")
     loaded: list[ctypes.CDLL] = []
     with _workshop(target.parent) as folder:
         draft = Path(folder) / target.name
@@ -164,6 +165,14 @@ def _build(target: Path, source: str) -> ctypes.CDLL:
         except OSError as error:  # another file system, as the cache cannot be written
             log.warning("fused kernels were compiled for this process alone, the cache cannot be written: %s", error)
         return loaded[0]
+
+
+def _announce(text: str) -> None:
+    """One line of level info; on stderr where nobody has set logging up, as who waits wants to know what for."""
+    if log.hasHandlers():
+        log.info(text)
+    else:
+        logging.StreamHandler().handle(log.makeRecord(log.name, logging.INFO, __file__, 0, text, (), None))
 
 
 def _workshop(cache: Path) -> tempfile.TemporaryDirectory[str]:

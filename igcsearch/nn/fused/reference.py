@@ -16,7 +16,7 @@ def reference(
     bias: Tensor | None,
     stride: int = 1,
 ) -> Tensor:
-    """As `operators.product`, one gather and one group convolution a factor."""
+    """As `trainable.product`, one gather and one group convolution a factor."""
     y_NCHW, at = x_NCHW, 0
     for weight, count in zip(weights, groups, strict=True):
         read = weight.shape[1] * count
