@@ -185,7 +185,8 @@ def _interleaved(steps: tuple[Step, ...]) -> Paths | None:
             return None
         product *= step.branch_width
         leading = leading and step.branch_width == 1 and step.in_channels == step.out_channels
-        free = leading or position == len(steps) - 1 or step.shuffle.kind == "interleave" or step.groups == 1
+        interleaved = step.shuffle.kind in ("interleave", "learned")  # a learned one stands at interleave so far
+        free = leading or position == len(steps) - 1 or interleaved or step.groups == 1
         if not free:
             return None
     channels = steps[0].in_channels

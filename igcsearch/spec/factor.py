@@ -13,7 +13,7 @@ from . import permutations
 from .permutations import Order
 
 ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "gelu")
-SHUFFLES = ("interleave", "identity", "random", "explicit")
+SHUFFLES = ("interleave", "identity", "random", "explicit", "learned")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Shuffle:
     """The permutation behind a factor.
 
     Args:
-        kind: interleave (transpose of the (C/K, K) table), identity, random (by seed) or explicit (by order).
+        kind: interleave (transpose of the (C/K, K) table), identity, random (by seed), explicit (by order), or learned: found
+            in training, which makes it explicit (learning.py); until then it stands at interleave.
         seed: of a random shuffle; it alone fixes the permutation.
         order: of an explicit shuffle: position i takes channel order[i].
 
@@ -49,7 +50,7 @@ class Shuffle:
 
     def resolve(self, channels: int, groups: int) -> Order:
         """The permutation of shape (channels,) behind a factor with that many output channels and branches."""
-        if self.kind == "interleave":
+        if self.kind in ("interleave", "learned"):
             return permutations.interleave(channels, groups)
         if self.kind == "identity":
             return permutations.identity(channels)

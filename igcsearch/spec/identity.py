@@ -46,7 +46,9 @@ def _patterned(steps: tuple[Step, ...], free_only: bool) -> tuple[Step, ...]:
     for step in steps:
         if isinstance(step, Parallel):
             step = replace(step, lanes=tuple(_patterned(lane, free_only) for lane in step.lanes))
-        if not isinstance(step, Pool) and (step.shuffle.kind in _FREE or not free_only):
+        if not isinstance(step, Pool) and step.shuffle.kind in (
+            _FREE if free_only else (*_FREE, "interleave", "identity")
+        ):
             step = replace(step, shuffle=Shuffle("identity") if isinstance(step, Parallel) else Shuffle())
         made.append(step)
     return tuple(made)
@@ -79,7 +81,7 @@ def _step_text(step: Step, after: Step | None) -> str:
 
 
 def reduced_shuffle(factor: Factor, after: Step | None) -> str | None:
-    """What the shuffle behind `factor` means: None (nothing), "even", "interleave", or a digest of its order.
+    """What the shuffle behind `factor` means: None (nothing), "learned", "even", "interleave", or a digest of its order.
 
     Args:
         factor: the factor before the shuffle.
@@ -87,6 +89,8 @@ def reduced_shuffle(factor: Factor, after: Step | None) -> str | None:
     """
     if factor.groups == 1 or (isinstance(after, Factor) and after.groups == 1):
         return None  # a dense neighbour absorbs any permutation
+    if factor.shuffle.kind == "learned":
+        return "learned"
     interleaved = factor.shuffle.kind == "interleave"
     if isinstance(after, Factor) and _mixes_evenly(factor, after, interleaved):
         return "even"

@@ -1,7 +1,7 @@
 """A training's state in one file, written whole or not at all; nothing in it is unpickled.
 
-safetensors: model.*, average.*, momentum.* by their names in the state dict; in the metadata, as JSON, what the run is
-(format, architecture, recipe, data, initial weights) and how far it is (curve). Random numbers are keyed, so there is
+safetensors: model.*, average.*, momentum.* by their names in the state dict, shuffle.* of shuffles that are soft; in the metadata,
+as JSON, what the run is (format, architecture, recipe, data, initial weights), how far it is (curve) and the shuffles learned. Random numbers are keyed, so there is
 no generator to keep.
 """
 
@@ -42,6 +42,8 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_tensors(stepper).items()}
     about = {"format": _FORMAT, "identity": identity, "curve": curve}
+    if stepper.learned is not None:
+        about["learned"] = stepper.learned
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
@@ -62,6 +64,7 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> l
             about = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         version, theirs, curve = about["format"], about.get("identity"), about.get("curve")
+        learned = about.get("learned")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error}); {_CURE}") from None
     if version != _FORMAT:
@@ -73,6 +76,7 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> l
             raise CheckpointError(
                 f"checkpoint {path} is of another {key}{_difference(theirs.get(key), value)}; {_CURE}"
             )
+    stepper.restore(learned)
     ours = state_tensors(stepper)
     if {name: tensor.shape for name, tensor in ours.items()} != {
         name: tensor.shape for name, tensor in tensors.items()
@@ -103,7 +107,8 @@ def state_tensors(stepper: Stepper) -> dict[str, Tensor]:
     named = {f"model.{name}": tensor for name, tensor in stepper.network.state_dict().items()}
     if stepper.average is not None:
         named |= {f"average.{name}": tensor for name, tensor in stepper.average.state_dict().items()}
-    return named | {f"momentum.{name}": tensor for name, tensor in stepper.momentum_buffers().items()}
+    named |= {f"momentum.{name}": tensor for name, tensor in stepper.momentum_buffers().items()}
+    return named | ({} if stepper.soft is None else stepper.soft.state_tensors())
 
 
 def _difference(theirs: object, ours: object) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture
+from igcsearch.spec.learning import is_learned, reduced
 from igcsearch.training.batches import Batches
 from igcsearch.training.checkpoint import checkpoint_identity, load_checkpoint, save_checkpoint, state_tensors
 from igcsearch.training.datasets.images import ImageData
@@ -56,7 +57,7 @@ class TrainResult:
     """A trained network.
 
     Attributes:
-        architecture: of the network.
+        architecture: of the network; where shuffles were learned, with those.
         state_dict: its weights (the moving average, where the recipe has one), float32, on the CPU.
         validation_accuracy: fraction, after the last epoch reported.
         curve: one dict for each epoch: epoch, train_loss, validation_accuracy, seconds.
@@ -67,6 +68,9 @@ class TrainResult:
         recipe: with all that was left to the data and the device filled in.
         threads: of torch.
         resumed_from: epochs that came from the checkpoint.
+        learned: of shuffles that were learned: way, soft_epochs, for each gap its history (see `soft.SoftPhase`), and at the switch
+            soft_accuracy and hard_accuracy on the validation split and the largest difference of a logit; None for none.
+        notes: learned shuffles that had nothing to learn, and why.
     """
 
     architecture: Architecture
@@ -80,6 +84,8 @@ class TrainResult:
     recipe: Recipe
     threads: int
     resumed_from: int
+    learned: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -100,7 +106,8 @@ def train(
     out is, to rounding, what one process would make of it. A checkpoint does not know how many there were.
 
     Args:
-        architecture: for images of the data's size, channels and classes.
+        architecture: for images of the data's size, channels and classes. Learned shuffles that have nothing to learn are
+            taken as interleaves.
         data: trains on `data.train`, reports accuracy on `data.validation`; `data.test` is not touched.
         recipe: how.
         device: auto (a GPU when there is one), cpu, cuda or cuda:N; with a group, the group says it.
@@ -118,6 +125,9 @@ def train(
         TrainingDiverged: a loss that is not finite.
     """
     _check_fit(architecture, data)
+    architecture, notes = reduced(architecture)
+    if is_learned(architecture):
+        recipe.learning.soft_epochs(recipe.epochs)  # raises where there is no room for both phases
     place = resolve_device(device if group is None else group.device)
     recipe = recipe.resolve(data, resolve_precision(recipe.precision, place))
     with (
@@ -150,11 +160,15 @@ def train(
         splits = {"train": data.train, "validation": data.validation}
         with Batches(splits, place, torch.get_num_threads()) as batches:
             while len(curve) < recipe.epochs and not stopped:
+                if stepper.soft and len(curve) >= stepper.soft_epochs:
+                    _harden(stepper, batches, curve[-1]["validation_accuracy"], len(data.validation))
                 epoch = asdict(_run_epoch(stepper, batches, len(curve) + 1, len(data.validation)))
                 epoch, stopped = _lead(group, partial(conclude, epoch))
                 curve.append(epoch)
+            if stepper.soft:  # stopped before its time
+                _harden(stepper, batches, curve[-1]["validation_accuracy"], len(data.validation))
         return TrainResult(
-            architecture=architecture,
+            architecture=stepper.architecture,
             state_dict={
                 name: tensor.detach()
                 .to("cpu", torch.float32 if tensor.is_floating_point() else None, copy=True)
@@ -170,6 +184,8 @@ def train(
             recipe=recipe,
             threads=torch.get_num_threads(),
             resumed_from=resumed_from,
+            learned=stepper.learned,
+            notes=tuple(notes),
         )
 
 
@@ -186,6 +202,7 @@ def time_step(
     _check_fit(architecture, data)
     place = resolve_device(device)
     recipe = recipe.resolve(data, resolve_precision(recipe.precision, place))
+    architecture = reduced(architecture)[0]
     times = []
     with (
         repeatable(place, threads),
@@ -208,13 +225,31 @@ def _run_epoch(stepper: Stepper, batches: Batches, epoch: int, validation_images
     recipe = stepper.recipe
     share, group = stepper.share, stepper.group
     loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch, share), epoch)
+    accuracy = _validate(stepper, batches) / validation_images
+    return Epoch(epoch, loss, accuracy, time.perf_counter() - begin)
+
+
+def _validate(stepper: Stepper, batches: Batches) -> int:
+    """Validation images that are classified as labelled, over all processes."""
+    recipe, share, group = stepper.recipe, stepper.share, stepper.group
     ours = Share(share.rank, share.world_size)
     right = count_right(
         stepper.evaluated, batches, "validation", recipe.eval_batch_size, stepper.normalise, recipe.precision, ours
     )
-    if group is not None:
-        right = int(group.sum_(torch.tensor(right, device=stepper.device)))
-    return Epoch(epoch, loss, right / validation_images, time.perf_counter() - begin)
+    return right if group is None else int(group.sum_(torch.tensor(right, device=stepper.device)))
+
+
+def _harden(stepper: Stepper, batches: Batches, soft_accuracy: float, validation_images: int) -> None:
+    """Go on with hard shuffles, and record what that changed."""
+    images = next(batches.in_order("validation", stepper.recipe.eval_batch_size)).images
+    before = stepper.logits(images)
+    stepper.harden()
+    assert stepper.learned is not None
+    stepper.learned |= {
+        "soft_accuracy": soft_accuracy,
+        "hard_accuracy": _validate(stepper, batches) / validation_images,
+        "difference": float((stepper.logits(images) - before).abs().max()),
+    }
 
 
 def _load(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from igcsearch.errors import UsageError, near
+from igcsearch.spec.learning import LearningRule
 
 if TYPE_CHECKING:
     from igcsearch.training.datasets.images import ImageData
 
+_RULE = LearningRule()
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 _LATER = {
     "later": True
@@ -42,6 +44,9 @@ class Recipe:
             that has it, else float32.
         channels_last: memory format of the images, and on a GPU of the weights.
         eval_batch_size: images a step in evaluation.
+        shuffle_way: how shuffles are learned where a network has such: assignment, sinkhorn or lipschitz (nn/learned.py).
+        soft_share: of the epochs, in which they are soft; the rest train with the shuffles that were learned.
+        shuffle_lr, shuffle_temperature, shuffle_penalty: of `spec.learning.LearningRule`; None: what suits the way.
         accumulate: micro-batches that a batch is cut into, one after another; their gradients are summed to that of the
             mean over the batch. Batch norm sees a micro-batch at a time, so with norms the numbers are not quite those
             of whole batches.
@@ -65,6 +70,11 @@ class Recipe:
     channels_last: bool = True
     eval_batch_size: int = 512
     accumulate: int = field(default=1, metadata=_LATER)
+    shuffle_way: str = field(default=_RULE.way, metadata=_LATER)
+    soft_share: float = field(default=_RULE.soft_share, metadata=_LATER)
+    shuffle_lr: float | None = field(default=None, metadata=_LATER)
+    shuffle_temperature: float | None = field(default=None, metadata=_LATER)
+    shuffle_penalty: float | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         least_of = {"epochs": 1, "batch_size": 2, "seed": 0, "eval_batch_size": 1, "accumulate": 1}
@@ -86,6 +96,26 @@ class Recipe:
             raise UsageError(
                 f"recipe: precision {self.precision!r} is none of {', '.join(PRECISIONS)}{near(str(self.precision), PRECISIONS)}"
             )
+
+        for name in ("shuffle_lr", "shuffle_temperature", "shuffle_penalty"):
+            if getattr(self, name) is not None:
+                self._set_float(name, math.inf)
+        self._set_float("soft_share", 1.0)
+        try:
+            _ = self.learning
+        except UsageError as error:
+            raise UsageError(f"recipe: {error}") from None
+
+    @property
+    def learning(self) -> LearningRule:
+        """How shuffles are learned."""
+        return LearningRule(
+            self.shuffle_way,
+            self.shuffle_lr,
+            _RULE.temperature if self.shuffle_temperature is None else self.shuffle_temperature,
+            _RULE.penalty if self.shuffle_penalty is None else self.shuffle_penalty,
+            self.soft_share,
+        )
 
     def _set_float(self, name: str, most: float) -> None:
         value = getattr(self, name)

@@ -5,22 +5,27 @@ its share of a batch; the gradients are averaged on the way, and the state is th
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igcsearch.nn import build
+from igcsearch.nn.learned import is_mask
 from igcsearch.spec import Architecture
+from igcsearch.spec.learning import hardened, is_learned
+from igcsearch.spec.permutations import Order
 from igcsearch.training.augment import Normalise, augment
 from igcsearch.training.batches import Batch
 from igcsearch.training.datasets.images import ImageData
 from igcsearch.training.device import autocast
 from igcsearch.training.recipe import Recipe, steps_per_epoch
 from igcsearch.training.shares import Part, Share
+from igcsearch.training.soft import SoftPhase
 
 if TYPE_CHECKING:
     from igcsearch.training.distributed import Group
@@ -70,24 +75,88 @@ class Stepper:
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
         self.share = Share(group.rank, group.world_size, recipe.accumulate) if group else Share(0, 1, recipe.accumulate)
         self.share.check(len(data.train), recipe.batch_size, group is not None and not group.global_statistics)
-        self.network = self._place(build(architecture, recipe.seed))
-        if initial_state is not None:
-            self.network.load_state_dict(initial_state)
+        self.soft: SoftPhase | None = None
+        self.learned: dict[str, Any] | None = None  # the record of shuffles that were or are learned
         self.average: nn.Module | None = None
-        if recipe.ema_decay:
-            self.average = self._place(build(architecture, recipe.seed))
-            self.average.load_state_dict(self.network.state_dict())
-            self.average.requires_grad_(False)
-            self._pairs = _float_pairs(self.average, self.network)
-        self.optimizer = _sgd(self.network, recipe)
+        self._build(architecture, initial_state, initial_state)
         self.normalise = Normalise(data.mean, data.std, device, recipe.channels_last, self._dtype)
         self._draws = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.network.modules())
-        self._replica = None if group is None else _replica(self.network, group)
+
+    def _build(
+        self, architecture: Architecture, state: dict[str, Tensor] | None, average: dict[str, Tensor] | None
+    ) -> None:
+        """Network, moving average and optimizer: with weights from the recipe's seed where no states are given."""
+        recipe = self.recipe
+        self.architecture = architecture
+        network = build(architecture, recipe.seed)
+        averaged = build(architecture, recipe.seed) if recipe.ema_decay else None
+        self.soft = None
+        if is_learned(architecture):
+            if state is not None:
+                network.load_state_dict(state)
+            self.soft = SoftPhase(network, averaged, recipe, self.steps, keep_weights=state is not None)
+            self.learned = self.soft.record
+            state = average = None
+        self.network, self.average = self._place(network), None
+        if state is not None:
+            self.network.load_state_dict(state)
+        if averaged is not None:
+            self.average = self._place(averaged)
+            self.average.load_state_dict(self.network.state_dict() if average is None else average)
+            self.average.requires_grad_(False)
+            self._pairs = _float_pairs(self.average, self.network)
+        if self.soft is not None:
+            self.soft.start()
+        self.optimizer = _sgd(self.network, recipe, set() if self.soft is None else self.soft.excluded())
+        self._replica = None if self.group is None else _replica(self.network, self.group)
+
+    @torch.no_grad()
+    def harden(self, orders: Mapping[str, Order] | None = None) -> None:
+        """Go on with the network of the shuffles that were learned, or of these: weights, moving average and momentum stay.
+
+        Args:
+            orders: by the gaps' names; None: what was learned.
+        """
+        soft = self.soft
+        if soft is None:
+            return
+        orders = soft.orders() if orders is None else orders
+        states = [{k: t.detach().cpu() for k, t in net.state_dict().items()} for net in (self.network, self.evaluated)]
+        network, average = (soft.shuffles.harden(state, orders) for state in states)
+        momentum = soft.shuffles.harden(self.momentum_buffers(), orders)
+        self._build(hardened(self.architecture, orders), network, average)
+        for name, buffer in self.momentum_buffers().items():
+            buffer.copy_(momentum[name])
+        assert self.learned is not None
+        for name, order in orders.items():
+            self.learned["gaps"][name]["order"] = [int(i) for i in order]
 
     @property
     def evaluated(self) -> nn.Module:
         """The network that is evaluated and kept: the moving average, where there is one."""
         return self.network if self.average is None else self.average
+
+    @property
+    def soft_epochs(self) -> int:
+        """Epochs after which the network is hardened; 0 where it is hard already."""
+        return 0 if self.soft is None else self.soft.epochs
+
+    def restore(self, learned: dict[str, Any] | None) -> None:
+        """Become what a checkpoint's record of learned shuffles says: still soft, or hard with its orders."""
+        if learned is None or self.learned is None:
+            return
+        self.learned.update(learned)
+        orders = {name: gap["order"] for name, gap in learned["gaps"].items() if "order" in gap}
+        if orders:
+            self.harden({name: np.asarray(order) for name, order in orders.items()})
+
+    @torch.inference_mode()
+    def logits(self, images_NCHW: Tensor) -> Tensor:
+        """Of the network that is evaluated, in evaluation mode."""
+        self.evaluated.eval()
+        with autocast(self.device, self.recipe.precision):
+            found: Tensor = self.evaluated(self.normalise(images_NCHW))
+        return found
 
     def momentum_buffers(self) -> dict[str, Tensor]:
         """The optimizer's momentum by parameter name; writing into them changes it."""
@@ -113,6 +182,8 @@ class Stepper:
                 self._check(losses, epoch, looked)
                 looked = index + 1
         self._check_weights(epoch, len(losses))
+        if self.soft is not None:
+            self.soft.end_epoch(epoch, self.steps)
         if self._replica is not None:
             self._replica.settle(self.average)
         weights = torch.tensor(sizes, dtype=torch.float64)
@@ -132,10 +203,16 @@ class Stepper:
         if self._draws:  # dropout takes torch's global generator: key it too
             torch.manual_seed((recipe.seed * 1_000_003 + now) % 2**63)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.soft is not None:
+            self.soft.before(now)
         loss = self._backward(images, batch)
+        if self.soft is not None:
+            self.soft.add_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr_at(now, self.steps)
         self.optimizer.step()
+        if self.soft is not None:
+            self.soft.after(now)
         if self.average is not None:
             self._follow(now)
         return loss
@@ -213,9 +290,12 @@ def _replica(network: nn.Module, group: "Group") -> "Replica":
     return Replica(network, group)
 
 
-def _sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD whose weight decay leaves out norm parameters and biases (all of one dimension), its momentum begun at zero."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+def _sgd(network: nn.Module, recipe: Recipe, excluded: set[int]) -> torch.optim.SGD:
+    """SGD whose weight decay leaves out norm parameters and biases (all of one dimension), its momentum begun at zero.
+
+    `excluded` are parameters, by `id`, that have an optimizer of their own.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad and id(p) not in excluded]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -232,8 +312,11 @@ def _sgd(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 def _float_pairs(
     average: nn.Module, network: nn.Module
 ) -> tuple[tuple[list[Tensor], list[Tensor]], list[tuple[Tensor, Tensor]]]:
-    """Tensors that are averaged, and those (counters, permutations) that are copied."""
-    ours, theirs = ([*module.parameters(), *module.buffers()] for module in (average, network))
-    floats = [pair for pair in zip(ours, theirs, strict=True) if pair[0].is_floating_point()]
-    others = [pair for pair in zip(ours, theirs, strict=True) if not pair[0].is_floating_point()]
-    return ([a.detach() for a, _ in floats], [b.detach() for _, b in floats]), others
+    """Tensors that are averaged, and those (counters, permutations, masks) that are copied."""
+    ours, theirs = ([*module.named_parameters(), *module.named_buffers()] for module in (average, network))
+    pairs = [
+        (a, b, a.is_floating_point() and not is_mask(name)) for (name, a), (_, b) in zip(ours, theirs, strict=True)
+    ]
+    floats = [(a.detach(), b.detach()) for a, b, averaged in pairs if averaged]
+    others = [(a.detach(), b.detach()) for a, b, averaged in pairs if not averaged]
+    return ([a for a, _ in floats], [b for _, b in floats]), others

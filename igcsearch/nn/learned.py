@@ -1,0 +1,507 @@
+"""Shuffles while they are learned: factors with all weights, under a mask that closes into branches. Floor 3.
+
+A factor whose branches are open has a dense weight. Its mask holds, for each output and input channel, how much they share a
+branch; `leak` lets the rest through, so that learning begins as with a dense layer. Three published ways move the mask:
+
+- assignment: branches by exact assignment on the weights' norms, anew every few steps, while `leak` closes (StrucSpars, Zhang et al.,
+  UAI 2021, where a growing penalty closes it);
+- sinkhorn: shares of channels in branches as a softmax with prices that keep the branches equally large (Sinkhorn's iterations), with
+  Gumbel noise, under a falling temperature (Mena et al., ICLR 2018);
+- lipschitz: a doubly stochastic matrix of positions and channels, driven to a permutation by the exact penalty l1 - l2 of its rows and
+  columns (AutoShuffleNet, Lyu et al., KDD 2020).
+
+The two that have parameters are also pulled to where the weights are: by the share of the weights' norms outside of the branches,
+as StrucSpars's penalty has it (measured on planted groups of both sides: 0 of 10 found without it, 10 of 10 with it). Hardening reads
+off permutations by exact assignment; what is left is an ordinary network (spec/learning.py) and its weights.
+
+Shape legend: O output and I input channels, C channels of one side, G branches, k kernel side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UsageError
+from ..permutations import solve
+from ..permutations.assignment import balanced
+from ..spec import Shuffle
+from ..spec.learning import START_TEMPERATURE, LearningRule, gaps
+from ..spec.permutations import Order, invert
+from .layers import ACTIVATIONS, FactorLayer
+from .network import BlockLayer, Network
+from .products import planned
+
+#: Places in the soft phase: until where everything passes, where nothing passes beside the shares of sinkhorn and lipschitz, where
+#: the branches that those say are read off, and where the mask is that of hard branches.
+WARM_UP, CLOSED_EARLY, READ, CLOSED = 0.25, 0.5, 0.8, 0.95
+_SPREAD = 0.1  # of the first logits: branches that begin alike stay alike
+_PRICE_STEPS, _PRICE_STEPS_READ = 4, 100
+_NORMALISE_STEPS = 5
+
+
+class Side(nn.Module):
+    """The inputs or outputs of a factor: `forward()` gives the share of each channel in each branch, (G, C).
+
+    Columns sum to 1, rows to C / G. This one is fixed: consecutive channels, or the groups that are put in.
+    """
+
+    has_shares = False  # whether they are learned as such
+
+    def __init__(self, channels: int, branches: int) -> None:
+        super().__init__()
+        self.branches = branches
+        self.register_buffer("groups", torch.arange(branches).repeat_interleave(channels // branches))
+
+    def forward(self) -> Tensor:
+        """Shares, (G, C); one-hot here."""
+        return F.one_hot(self.groups, self.branches).T.to(torch.get_default_dtype())  # type: ignore[arg-type]
+
+    def advance(self, progress: float, keys: tuple[int, int]) -> None:
+        """Go to a place of the soft phase, from 0 to 1; the keys name a step, for noise."""
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss, if anything."""
+        return None
+
+    def project(self) -> None:
+        """After a step of the optimizer."""
+
+    def close(self) -> None:
+        """Settle on the branches that the shares say, at READ of the soft phase."""
+
+    def hard(self) -> NDArray[np.int64]:
+        """The branch of each channel, (C,), equally many in each."""
+        assert isinstance(self.groups, Tensor)
+        return self.groups.cpu().numpy()
+
+    def put(self, groups_C: NDArray[np.int64]) -> None:
+        """Set the branch of each channel."""
+        assert isinstance(self.groups, Tensor)
+        self.groups.copy_(torch.as_tensor(groups_C))
+
+
+class SharedSide(Side):
+    """A side whose shares are learned; from READ on they are blended with the exact assignment that they say then."""
+
+    has_shares = True
+
+    def __init__(self, channels: int, branches: int) -> None:
+        super().__init__(channels, branches)
+        self.progress = 0.0
+
+    def shares(self) -> Tensor:
+        """What is learned, (G, C)."""
+        raise NotImplementedError
+
+    def moved(self) -> float:
+        """How far the schedule of the way is, from 0 to 1."""
+        return _part(self.progress, WARM_UP, READ)
+
+    def advance(self, progress: float, keys: tuple[int, int]) -> None:
+        """Go to a place of the soft phase."""
+        self.progress = progress
+
+    def forward(self) -> Tensor:
+        """Shares, (G, C)."""
+        closed = _part(self.progress, READ, CLOSED)
+        if closed == 1:
+            return super().forward()
+        shares = self.shares()
+        return shares + closed * (super().forward().to(shares) - shares) if closed else shares
+
+    def close(self) -> None:
+        """Settle on the exact assignment on the shares."""
+        training = self.training
+        with torch.no_grad():
+            shares = self.eval().shares().T.double().cpu().numpy()
+        self.train(training)
+        self.put(balanced(shares, np.sort(super().hard())))
+
+    def hard(self) -> NDArray[np.int64]:
+        """The branch of each channel: what was settled on, before that what would be."""
+        settled = super().hard().copy()
+        if self.progress >= READ:
+            return settled
+        self.close()
+        found = super().hard().copy()
+        self.put(settled)
+        return found
+
+
+class SinkhornSide(SharedSide):
+    """Shares by a softmax over branches of (logit + noise + price) / temperature; prices keep the branches equally large.
+
+    The prices are those of Sinkhorn's iterations, which go on from step to step; gradients take them for given.
+    """
+
+    logits: nn.Parameter
+    prices: Tensor
+
+    def __init__(self, channels: int, branches: int, rule: LearningRule, stream: int) -> None:
+        super().__init__(channels, branches)
+        generator = torch.Generator().manual_seed(stream)
+        self.logits = nn.Parameter(_SPREAD * torch.randn(branches, channels, generator=generator))
+        self.register_buffer("prices", torch.zeros(branches, 1))
+        self._last, self._stream = rule.temperature, stream
+        self._temperature, self._noise_size, self._keys = START_TEMPERATURE, 1.0, (0, 0)
+
+    def advance(self, progress: float, keys: tuple[int, int]) -> None:
+        """Cool down geometrically; the noise ends with the last quarter."""
+        super().advance(progress, keys)
+        self._temperature = START_TEMPERATURE * (self._last / START_TEMPERATURE) ** self.moved()
+        self._noise_size = max(0.0, 1.0 - self.moved() / 0.75)
+        self._keys = keys
+
+    def shares(self) -> Tensor:
+        """Shares, (G, C); in training with noise."""
+        scores: Tensor = self.logits
+        if self.training and self._noise_size > 0:
+            seed, step = self._keys
+            generator = torch.Generator().manual_seed(((seed * 1_000_003 + step) * 1009 + self._stream) % 2**63)
+            uniform = torch.rand(scores.shape, generator=generator).clamp_(1e-9, 1 - 1e-7)
+            noise = -torch.log(-torch.log(uniform))
+            scores = scores + (self._noise_size * self._temperature) * noise.to(scores)
+        prices = self._settled(scores.detach(), _PRICE_STEPS if self.training else _PRICE_STEPS_READ)
+        if self.training:
+            self.prices.copy_(prices)
+        return torch.softmax((scores + prices) / self._temperature, dim=0)
+
+    @torch.no_grad()
+    def _settled(self, scores_GC: Tensor, steps: int) -> Tensor:
+        prices, size = self.prices, math.log(scores_GC.shape[1] / self.branches)
+        for _ in range(steps):
+            shares = torch.log_softmax((scores_GC + prices) / self._temperature, dim=0)
+            prices = prices + self._temperature * (size - shares.logsumexp(dim=1, keepdim=True))
+        return prices - prices.mean()
+
+
+class LipschitzSide(SharedSide):
+    """Shares by a doubly stochastic matrix of positions (rows) and channels; a branch is a run of positions."""
+
+    matrix: nn.Parameter
+
+    def __init__(self, channels: int, branches: int, rule: LearningRule, stream: int) -> None:
+        super().__init__(channels, branches)
+        generator = torch.Generator().manual_seed(stream)
+        noise = torch.rand(channels, channels, generator=generator)
+        self.matrix = nn.Parameter((1.0 + 0.1 * noise) / channels)
+        self._most = rule.penalty
+        self.project()
+
+    def shares(self) -> Tensor:
+        """Shares, (G, C)."""
+        channels = self.matrix.shape[1]
+        return self.matrix.view(self.branches, -1, channels).sum(dim=1)
+
+    def penalty(self) -> Tensor | None:
+        """l1 - l2 of all rows and columns, 0 exactly for permutations; its weight grows linearly."""
+        weight = self._most * self.moved()
+        if not weight or self.progress >= CLOSED:
+            return None
+        lengths = (self.matrix.square().sum(dim=dim).clamp_min(1e-12).sqrt().sum() for dim in (0, 1))
+        return weight * (2 * self.matrix.sum() - sum(lengths, torch.zeros((), device=self.matrix.device)))
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Back to matrices that are not negative, with rows and columns of sum 1."""
+        self.matrix.clamp_(min=0.0)
+        for _ in range(_NORMALISE_STEPS):
+            self.matrix.div_(self.matrix.sum(dim=1, keepdim=True).clamp_min(1e-12))
+            self.matrix.div_(self.matrix.sum(dim=0, keepdim=True).clamp_min(1e-12))
+
+
+_SIDES: dict[str, type[SinkhornSide] | type[LipschitzSide]] = {"sinkhorn": SinkhornSide, "lipschitz": LipschitzSide}
+
+
+class SoftFactorLayer(nn.Module):
+    """A factor whose branches are open: a dense convolution under a mask. (N, C_in, H, W) to (N, C_out, H', W').
+
+    Args:
+        layer: the factor's layer; its norm is taken over.
+        columns, rows: whether the channels of a branch are learned for the inputs, for the outputs.
+        rule: how.
+        stream: of its random numbers.
+    """
+
+    def __init__(self, layer: FactorLayer, *, columns: bool, rows: bool, rule: LearningRule, stream: int) -> None:
+        super().__init__()
+        factor = layer.factor
+        self.groups, self.way, self.stream = factor.groups, rule.way, stream
+        self.factor = replace(factor, groups=1, shuffle=Shuffle("identity") if rows else factor.shuffle)
+        self.learns = {"columns": columns, "rows": rows}
+        self.conv = nn.Conv2d(
+            factor.in_channels,
+            factor.out_channels,
+            factor.kernel_size,
+            stride=factor.stride,
+            padding=factor.dilation * (factor.kernel_size // 2),
+            dilation=factor.dilation,
+            bias=factor.bias,
+        )
+        self.columns = self._side(factor.in_channels, columns, rule, 2 * stream)
+        self.rows = self._side(factor.out_channels, rows, rule, 2 * stream + 1)
+        self.shuffle = nn.Identity() if rows else layer.shuffle
+        self.norm = layer.norm
+        self.leak = 1.0
+
+    def _side(self, channels: int, learned: bool, rule: LearningRule, stream: int) -> Side:
+        if not learned or rule.way not in _SIDES:
+            return Side(channels, self.groups)
+        return _SIDES[rule.way](channels, self.groups, rule, stream)
+
+    def mask(self) -> Tensor:
+        """How much of each weight counts, (O, I)."""
+        dtype = self.conv.weight.dtype
+        inside = self.rows().to(dtype).T @ self.columns().to(dtype)
+        return inside + self.leak * (1 - inside) if self.leak else inside
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Masked convolution, then shuffle, norm and activation."""
+        conv = self.conv
+        weight = conv.weight * self.mask()[:, :, None, None]
+        y_NCHW = F.conv2d(x_NCHW, weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+        return ACTIVATIONS[self.factor.activation](self.norm(self.shuffle(y_NCHW)))
+
+    def advance(self, progress: float, keys: tuple[int, int]) -> None:
+        """Go to a place of the soft phase, from 0 to 1."""
+        self.leak = 1.0 - _part(progress, WARM_UP, CLOSED if self.way == "assignment" else CLOSED_EARLY)
+        for side in (self.columns, self.rows):
+            side.advance(progress, keys)
+
+    def penalty(self) -> Tensor | None:
+        """What pulls the masks, if anything: the share of the weights' norms outside of the branches, and each side's own."""
+        sides = [penalty for side in (self.columns, self.rows) if (penalty := side.penalty()) is not None]
+        if self.way in _SIDES and self.leak < 1 and not self.settled:
+            norms = self.conv.weight.detach().flatten(2).norm(dim=2)
+            sides.append((norms * (1 - self.mask())).sum() / norms.sum().clamp_min(1e-12))
+        return sum(sides[1:], sides[0]) if sides else None
+
+    @property
+    def settled(self) -> bool:
+        """True once the mask is closed and moves no more."""
+        return all(not isinstance(side, SharedSide) or side.progress >= CLOSED for side in (self.columns, self.rows))
+
+    @torch.no_grad()
+    def assign(self, thorough: bool = True) -> None:
+        """Of the way `assignment`: branches anew, by the norms of the kernels as they count now.
+
+        Args:
+            thorough: with both sides open, from several starts and not only from where they are.
+        """
+        if self.way != "assignment" or self.leak == 0:
+            return
+        criterion = (self.conv.weight.flatten(2).norm(dim=2) * self.mask()).double().cpu().numpy()
+        columns, rows = self.columns.hard(), self.rows.hard()
+        if thorough and self.learns["rows"] and self.learns["columns"]:
+            found = solve(criterion, self.groups, method="alternating", seed=self.stream)
+            rows, columns = (_groups_of(order, self.groups) for order in found)
+        if self.learns["columns"]:
+            columns = balanced(_sums(criterion.T, rows, self.groups), columns)
+        if self.learns["rows"]:
+            rows = balanced(_sums(criterion, columns, self.groups), rows)
+        self.columns.put(columns)
+        self.rows.put(rows)
+
+    def permutations(self) -> tuple[Order, Order]:
+        """(rows, columns): the channels of branch after branch, each branch's in their order. Shapes (O,), (I,)."""
+        rows, columns = (np.argsort(side.hard(), kind="stable") for side in (self.rows, self.columns))
+        return rows, columns
+
+
+class LearnedShuffles:
+    """The open gaps of a network in training, which becomes soft.
+
+    Args:
+        network: of an architecture with learned shuffles; the factors that read them are replaced in place.
+        rule: how they are learned.
+        seed: of noise and fresh weights.
+        keep_weights: begin with the network's own weights within the branches and zero elsewhere, not with fresh ones.
+
+    Raises:
+        UsageError: a learned shuffle that has nothing to learn (`spec.learning.reduced` takes those out).
+    """
+
+    def __init__(self, network: Network, rule: LearningRule, *, seed: int, keep_weights: bool = False) -> None:
+        self.architecture, self.rule, self._seed = network.architecture, rule, seed
+        self.gaps, reasons = gaps(network.architecture)
+        if reasons:
+            raise UsageError(f"nothing to learn: {reasons[0]}")
+        self._blocks = {name: _block_layer(network, name) for name, _ in network.architecture.blocks()}
+        for gap in self.gaps:
+            before = self._blocks[gap.block].steps[gap.step]
+            assert isinstance(before, FactorLayer)
+            before.factor = replace(before.factor, shuffle=Shuffle("identity"))
+            before.shuffle = nn.Identity()
+        self.layers: dict[tuple[str, int], SoftFactorLayer] = {}
+        for stream, (block, reader) in enumerate(sorted({(gap.block, gap.reader) for gap in self.gaps})):
+            kinds = {gap.of_rows for gap in self.gaps if (gap.block, gap.reader) == (block, reader)}
+            steps = self._blocks[block].steps
+            layer = steps[reader]
+            assert isinstance(layer, FactorLayer)
+            soft = SoftFactorLayer(layer, columns=False in kinds, rows=True in kinds, rule=rule, stream=stream)
+            _fill(soft, layer, keep_weights, seed)
+            steps[reader] = soft
+            self.layers[block, reader] = soft
+        for block in {gap.block for gap in self.gaps}:
+            self._blocks[block].plan = planned(list(self._blocks[block].steps))
+        self.advance(0.0, 0)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What moves the masks: to be learned with a rate of its own, without weight decay."""
+        sides = (side for layer in self.layers.values() for side in (layer.columns, layer.rows))
+        return [parameter for side in sides for parameter in side.parameters()]
+
+    def advance(self, progress: float, step: int) -> None:
+        """Go to a place of the soft phase, from 0 to 1; `step` names the noise."""
+        for layer in self.layers.values():
+            layer.advance(progress, (self._seed, step))
+
+    def add_penalty_gradients(self) -> None:
+        """Add the gradients of the penalties to those of the loss."""
+        penalties = [penalty for layer in self.layers.values() if (penalty := layer.penalty()) is not None]
+        if penalties:
+            torch.stack(penalties).sum().backward()
+
+    def settle(self) -> None:
+        """After a step of the optimizer."""
+        for layer in self.layers.values():
+            layer.columns.project()
+            layer.rows.project()
+
+    def assign(self, thorough: bool) -> None:
+        """Of the way `assignment`: branches anew; see `SoftFactorLayer.assign`."""
+        for layer in self.layers.values():
+            layer.assign(thorough)
+
+    def close(self) -> None:
+        """Settle on the branches that the shares say; at READ of the soft phase."""
+        for layer in self.layers.values():
+            layer.columns.close()
+            layer.rows.close()
+
+    def orders(self) -> dict[str, Order]:
+        """The permutation of each gap as it stands, by `Gap.name`; for `spec.learning.hardened`."""
+        found = {}
+        for gap in self.gaps:
+            rows, columns = self.layers[gap.block, gap.reader].permutations()
+            found[gap.name] = invert(rows) if gap.of_rows else columns
+        return found
+
+    @torch.no_grad()
+    def shares(self) -> dict[str, NDArray[np.float32]]:
+        """The shares of channels in branches as they stand, by `Gap.name`, each (G, C)."""
+        found = {}
+        for gap in self.gaps:
+            layer = self.layers[gap.block, gap.reader]
+            side = layer.rows if gap.of_rows else layer.columns
+            training = side.training
+            found[gap.name] = side.eval()().float().cpu().numpy()
+            side.train(training)
+        return found
+
+    def harden(self, tensors: Mapping[str, Tensor], orders: Mapping[str, Order]) -> dict[str, Tensor]:
+        """Tensors of the soft network by state dict names, as those of the hardened network.
+
+        Args:
+            tensors: weights, moving averages or momenta, parameters and buffers.
+            orders: of the gaps, as `orders` gives them.
+        """
+        hard = {name: tensor for name, tensor in tensors.items() if not is_mask(name)}
+        for (block, reader), layer in self.layers.items():
+            prefix = f"{_module_name(block)}.steps.{reader}.conv"
+            rows, columns = self._permutations(block, reader, orders)
+            if f"{prefix}.weight" in hard:
+                hard[f"{prefix}.weight"] = _diagonal_blocks(hard[f"{prefix}.weight"], rows, columns, layer.groups)
+            if f"{prefix}.bias" in hard:
+                hard[f"{prefix}.bias"] = hard[f"{prefix}.bias"][torch.as_tensor(rows)]
+        for gap in self.gaps:
+            if not gap.of_rows:  # the norm stands behind the shuffle that is put in before it
+                norm = f"{_module_name(gap.block)}.steps.{gap.step}.norm."
+                order = torch.as_tensor(np.asarray(orders[gap.name]))
+                for name in [name for name in hard if name.startswith(norm) and hard[name].ndim]:
+                    hard[name] = hard[name][order.to(hard[name].device)]
+        return hard
+
+    def _permutations(self, block: str, reader: int, orders: Mapping[str, Order]) -> tuple[Order, Order]:
+        factor = self.layers[block, reader].factor
+        rows, columns = np.arange(factor.out_channels), np.arange(factor.in_channels)
+        for gap in self.gaps:
+            if (gap.block, gap.reader) == (block, reader):
+                order = np.asarray(orders[gap.name])
+                if gap.of_rows:
+                    rows = invert(order)
+                else:
+                    columns = order
+        return rows, columns
+
+
+def _part(progress: float, begin: float, end: float) -> float:
+    """How far a place is between two others, from 0 to 1."""
+    return min(max((progress - begin) / (end - begin), 0.0), 1.0)
+
+
+def _block_layer(network: Network, name: str) -> BlockLayer:
+    found = network.get_submodule(_module_name(name))
+    assert isinstance(found, BlockLayer)
+    return found
+
+
+def _module_name(block: str) -> str:
+    """The module of a block by the name that `Architecture.blocks` gives it."""
+    if block == "stem":
+        return block
+    stage, _, position = block.partition(".")
+    return f"stages.{int(stage.removeprefix('stage')) - 1}.{int(position.removeprefix('block')) - 1}"
+
+
+def is_mask(name: str) -> bool:
+    """True for what belongs to a mask, by its name in a state dict."""
+    return any(part in ("columns", "rows") for part in name.split("."))
+
+
+@torch.no_grad()
+def _fill(soft: SoftFactorLayer, layer: FactorLayer, keep_weights: bool, seed: int) -> None:
+    """Fresh weights as those of a dense layer (network.initialise), or the layer's own within the branches."""
+    factor = layer.factor
+    if layer.conv.bias is not None and soft.conv.bias is not None:
+        soft.conv.bias.copy_(layer.conv.bias)
+    if keep_weights:
+        soft.conv.weight.zero_()
+        height, width = factor.out_channels // factor.groups, factor.branch_width
+        for g in range(factor.groups):
+            rows, columns = slice(g * height, (g + 1) * height), slice(g * width, (g + 1) * width)
+            soft.conv.weight[rows, columns] = layer.conv.weight[rows]
+        return
+    gain = 1.0 if not factor.norm and factor.activation is None else 2.0
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + 7919 * (soft.stream + 1)) % 2**63)
+    weight = torch.randn(soft.conv.weight.shape, generator=generator)
+    soft.conv.weight.copy_(weight * math.sqrt(gain / (factor.area * factor.in_channels)))
+
+
+def _diagonal_blocks(weight: Tensor, rows: Order, columns: Order, groups: int) -> Tensor:
+    """(O, I, k, k) to the weights of a group convolution of those rows and columns, (O, I / G, k, k)."""
+    at = weight.device
+    moved = weight[torch.as_tensor(rows, device=at)][:, torch.as_tensor(columns, device=at)]
+    table = moved.reshape(groups, moved.shape[0] // groups, groups, moved.shape[1] // groups, *moved.shape[2:])
+    each = torch.arange(groups, device=at)
+    return table[each, :, each].flatten(0, 1)
+
+
+def _groups_of(order: Sequence[int] | Order, groups: int) -> NDArray[np.int64]:
+    """The group of each channel, of a permutation whose consecutive slices are the groups."""
+    found = np.empty(len(order), dtype=np.int64)
+    found[np.asarray(order)] = np.repeat(np.arange(groups), len(order) // groups)
+    return found
+
+
+def _sums(criterion_OI: NDArray[np.float64], groups_I: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
+    """For each row the sum over the columns of each group, (O, G)."""
+    return criterion_OI @ np.eye(groups)[groups_I]

@@ -1,0 +1,295 @@
+"""Learned shuffles, before and after they are learned: where there is something to learn, and hardening. Floor 0.
+
+A learned shuffle is a question that training answers: which channels share a branch. Behind a factor within a product it asks
+so of the columns of the factor that follows, at the end of a product of the rows of the last factor, whose outputs meet a
+shortcut there. `docs/shuffles.md` proves where the question has more than one answer; its numbers are given as reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import UsageError, near
+from .architecture import Architecture, Stage
+from .block import Block, Parallel, Pool, Step, every_factor
+from .conditions import level
+from .factor import Factor, Shuffle
+
+WAYS = ("assignment", "sinkhorn", "lipschitz")
+#: Learning rate of Adam where none is given.
+RATES = {"assignment": 0.05, "sinkhorn": 0.05, "lipschitz": 0.005}
+START_TEMPERATURE = 1.0
+MOST_SOFT = 0.9  # share of the epochs
+
+
+@dataclass(frozen=True)
+class LearningRule:
+    """How shuffles are learned.
+
+    Args:
+        way: of WAYS; see nn/learned.py.
+        lr: of Adam, for the parameters of sinkhorn and lipschitz, constant; None: RATES.
+        temperature: of sinkhorn at the end of the soft phase, above 0 and below 1, where it begins.
+        penalty: of lipschitz at the end of the soft phase; it grows from 0.
+        soft_share: of the epochs, in which shuffles are soft; the rest train the network with hard ones.
+
+    Raises:
+        UsageError: a value outside its rule.
+    """
+
+    way: str = "assignment"
+    lr: float | None = None
+    temperature: float = 0.02
+    penalty: float = 0.02
+    soft_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.way not in WAYS:
+            raise UsageError(
+                f"unknown way of learning shuffles {self.way!r}{near(str(self.way), WAYS)}; known: {', '.join(WAYS)}"
+            )
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UsageError(f"shuffle learning rate {self.lr!r} must be a finite number above 0")
+        if not 0 < self.temperature < START_TEMPERATURE:
+            raise UsageError(f"final temperature {self.temperature!r} must be above 0 and below {START_TEMPERATURE:g}")
+        if not 0 <= self.penalty < math.inf:
+            raise UsageError(f"shuffle penalty {self.penalty!r} must be a finite number of at least 0")
+        if not 0 < self.soft_share <= MOST_SOFT:
+            raise UsageError(
+                f"soft share {self.soft_share!r} of the epochs must be above 0 and at most {MOST_SOFT:g}: the last train "
+                "with the shuffles that were learned"
+            )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return RATES[self.way] if self.lr is None else self.lr
+
+    def soft_epochs(self, epochs: int) -> int:
+        """How many of a training's epochs are soft: at least one.
+
+        Raises:
+            UsageError: a training of one epoch.
+        """
+        if epochs < 2:
+            raise UsageError(f"learned shuffles need at least 2 epochs, one soft and one hard; the recipe has {epochs}")
+        return max(1, int(self.soft_share * epochs + 1e-9))
+
+
+class Gap(NamedTuple):
+    """A place where a shuffle is learned.
+
+    Attributes:
+        block: by the name that `Architecture.blocks` gives it.
+        step: index of the factor whose shuffle it is.
+        reader: index of the factor whose branches are filled: the one behind it, or itself at the end of a product.
+    """
+
+    block: str
+    step: int
+    reader: int
+
+    @property
+    def name(self) -> str:
+        """In records and checkpoints, such as "stage1.block2.step0"."""
+        return f"{self.block}.step{self.step}"
+
+    @property
+    def of_rows(self) -> bool:
+        """True if the factor's own rows are permuted (the end of a product), not the columns of the one behind it."""
+        return self.reader == self.step
+
+
+def gaps(architecture: Architecture) -> tuple[list[Gap], list[str]]:
+    """The learned shuffles that have something to learn, and for each of the others a line that says why it has not."""
+    found: list[Gap] = []
+    reasons: list[str] = []
+    ordered = False  # whether the order of the channels that a block reads is fixed by more than its own product
+    for name, block in architecture.blocks():
+        for index, step in enumerate(block.steps):
+            if not isinstance(step, Pool) and step.shuffle.kind == "learned":
+                gap = _gap(name, block, index, ordered)
+                found += [gap] if isinstance(gap, Gap) else []
+                reasons += [gap] if isinstance(gap, str) else []
+        inner = [*_inner(block.steps), *every_factor(block.shortcut or ())]
+        if any(factor.shuffle.kind == "learned" for factor in inner):
+            reasons.append(f"{name}: in lanes and shortcuts no shuffle is learned")
+        ordered = _fixes_order(block)
+    if any(factor.shuffle.kind == "learned" for factor in every_factor(architecture.head.steps)):
+        reasons.append("head: the classifier absorbs any order of its channels")
+    return found, reasons
+
+
+def reduced(architecture: Architecture) -> tuple[Architecture, list[str]]:
+    """The architecture with interleaves for the learned shuffles that have nothing to learn, and the reasons."""
+    kept, reasons = gaps(architecture)
+    if not reasons:
+        return architecture, []
+    places = {(gap.block, gap.step) for gap in kept}
+
+    def shuffle(name: str, index: int, factor: Factor) -> Shuffle:
+        return factor.shuffle if (name, index) in places else _plain(factor.shuffle)
+
+    return _rebuilt(architecture, shuffle, _plain), reasons
+
+
+def opened(architecture: Architecture) -> Architecture:
+    """The architecture with a learned shuffle wherever there is something to learn; families without are left as they are.
+
+    In a block of interleaved factors behind a channel-wise one that is behind the channel-wise factor and, where an identity
+    shortcut fixes the order of the outputs, at the end of the product.
+    """
+
+    def candidate(name: str, index: int, factor: Factor) -> Shuffle:
+        return Shuffle("learned") if factor.shuffle.kind in ("interleave", "identity") else factor.shuffle
+
+    every = _rebuilt(architecture, candidate, lambda shuffle: shuffle)
+    places = {(gap.block, gap.step) for gap in gaps(every)[0]}
+    before = {(n, i): step for n, block in architecture.blocks() for i, step in enumerate(block.steps)}
+
+    def shuffle(name: str, index: int, factor: Factor) -> Shuffle:
+        was = before[name, index]
+        assert isinstance(was, Factor)
+        return Shuffle("learned") if (name, index) in places else was.shuffle
+
+    return _rebuilt(architecture, shuffle, lambda shuffle: shuffle)
+
+
+def hardened(architecture: Architecture, orders: Mapping[str, ArrayLike]) -> Architecture:
+    """The architecture with explicit shuffles in place of the learned ones.
+
+    Args:
+        orders: by `Gap.name`, the permutation of each gap: position i takes channel order[i].
+
+    Raises:
+        UsageError: an order that is missing, or no permutation of the channels.
+    """
+
+    def shuffle(name: str, index: int, factor: Factor) -> Shuffle:
+        if factor.shuffle.kind != "learned":
+            return factor.shuffle
+        where = f"{name}.step{index}"
+        if where not in orders:
+            raise UsageError(f"no order for the learned shuffle {where}; given: {', '.join(orders) or 'none'}")
+        order = tuple(int(i) for i in np.asarray(orders[where]).reshape(-1))
+        return Shuffle("explicit", order=order)
+
+    return _rebuilt(architecture, shuffle, _plain)
+
+
+def is_learned(architecture: Architecture) -> bool:
+    """True if a shuffle is still to be learned, whether or not there is something to learn."""
+    blocks = [*(block.steps + (block.shortcut or ()) for _, block in architecture.blocks()), architecture.head.steps]
+    return any(shuffle.kind == "learned" for steps in blocks for shuffle in _shuffles(steps))
+
+
+def _gap(name: str, block: Block, index: int, ordered: bool) -> Gap | str:
+    """The gap of a learned shuffle, or why there is nothing to learn."""
+    where, step = f"{name}.step{index}", block.steps[index]
+    if not isinstance(step, Factor):
+        return f"{where}: a shuffle is learned behind a factor, not behind lanes"
+    if index == len(block.steps) - 1:
+        return _end_gap(name, block, index)
+    after = block.steps[index + 1]
+    if not isinstance(after, Factor) or _is_channelwise(after):
+        return f"{where}: what follows does not mix channels; learn the shuffle in front of a factor that does"
+    if after.groups == 1:
+        return f"{where}: the dense factor behind it absorbs any permutation (2)"
+    mixing = next((s for s in reversed(block.steps[: index + 1]) if not _passes(s)), None)
+    gap = Gap(name, index, index + 1)
+    if mixing is None:
+        if block.shortcut == () or ordered:
+            return gap
+        if block.shortcut is None or (isinstance(block.shortcut[0], Factor) and block.shortcut[0].groups == 1):
+            return f"{where}: the dense factor before the block absorbs any permutation (2)"
+        return gap
+    if isinstance(mixing, Factor) and mixing.groups == 1:
+        return f"{where}: the dense factor before it absorbs any permutation (2)"
+    found = level(block)
+    if found in ("strict", "nearly"):
+        return f"{where}: the block is {found} complementary, and only interleaved between two factors that mix (4, 5)"
+    return gap
+
+
+def _end_gap(name: str, block: Block, index: int) -> Gap | str:
+    where, factor = f"{name}.step{index}", block.steps[index]
+    assert isinstance(factor, Factor)
+    if factor.groups == 1 or _is_channelwise(factor):
+        return f"{where}: the last factor has no branches whose channels could be chosen (2)"
+    if block.shortcut != ():
+        return f"{where}: without an identity shortcut the block behind absorbs any permutation (1)"
+    return Gap(name, index, index)
+
+
+def _fixes_order(block: Block) -> bool:
+    """True if a permutation of the block's outputs cannot be absorbed in its last factor."""
+    last = next((step for step in reversed(block.steps) if not _passes(step)), None)
+    return block.shortcut is not None or not isinstance(last, Factor) or last.groups > 1
+
+
+def _is_channelwise(factor: Factor) -> bool:
+    return factor.branch_width == 1 and factor.in_channels == factor.out_channels
+
+
+def _passes(step: Step) -> bool:
+    """True if every channel goes through alone."""
+    return isinstance(step, Pool) or (isinstance(step, Factor) and _is_channelwise(step))
+
+
+def _inner(steps: tuple[Step, ...]) -> list[Factor]:
+    return [factor for step in steps if isinstance(step, Parallel) for factor in every_factor((step,))]
+
+
+def _plain(shuffle: Shuffle) -> Shuffle:
+    return Shuffle() if shuffle.kind == "learned" else shuffle
+
+
+def _shuffles(steps: tuple[Step, ...]) -> list[Shuffle]:
+    found = []
+    for step in steps:
+        found += [] if isinstance(step, Pool) else [step.shuffle]
+        if isinstance(step, Parallel):
+            found += [shuffle for lane in step.lanes for shuffle in _shuffles(lane)]
+    return found
+
+
+def _rebuilt(
+    architecture: Architecture,
+    own: Callable[[str, int, Factor], Shuffle],
+    other: Callable[[Shuffle], Shuffle],
+) -> Architecture:
+    """With other shuffles: `own` says those of the factors of products, `other` all the rest (lanes, shortcuts, head)."""
+
+    def rest(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        made: list[Step] = []
+        for step in steps:
+            if isinstance(step, Parallel):
+                step = replace(step, lanes=tuple(rest(lane) for lane in step.lanes))
+            made.append(step if isinstance(step, Pool) else replace(step, shuffle=other(step.shuffle)))
+        return tuple(made)
+
+    def block_of(name: str, block: Block) -> Block:
+        steps = tuple(
+            replace(step, shuffle=own(name, index, step)) if isinstance(step, Factor) else rest((step,))[0]
+            for index, step in enumerate(block.steps)
+        )
+        shortcut = None if block.shortcut is None else rest(block.shortcut)
+        return (
+            block
+            if (steps, shortcut) == (block.steps, block.shortcut)
+            else replace(block, steps=steps, shortcut=shortcut)
+        )
+
+    blocks = [block_of(name, block) for name, block in architecture.blocks()]
+    stages, begin = [], 1
+    for stage in architecture.stages:
+        stages.append(Stage(tuple(blocks[begin : begin + len(stage.blocks)])))
+        begin += len(stage.blocks)
+    head = replace(architecture.head, steps=rest(architecture.head.steps))
+    return replace(architecture, stem=blocks[0], stages=tuple(stages), head=head)
