@@ -3,16 +3,17 @@
 A factor whose branches are open has a dense weight. Its mask holds, for each output and input channel, how much they share a
 branch; `leak` lets the rest through, so that learning begins as with a dense layer. Three published ways move the mask:
 
-- assignment: branches by exact assignment on the weights' norms, anew every few steps, while `leak` closes (StrucSpars, Zhang et al.,
-  UAI 2021, where a growing penalty closes it);
-- sinkhorn: shares of channels in branches as a softmax with prices that keep the branches equally large (Sinkhorn's iterations), with
-  Gumbel noise, under a falling temperature (Mena et al., ICLR 2018);
-- lipschitz: a doubly stochastic matrix of positions and channels, driven to a permutation by the exact penalty l1 - l2 of its rows and
-  columns (AutoShuffleNet, Lyu et al., KDD 2020).
+- assignment: branches by exact assignment on the weights' norms, anew every few steps, while `leak` closes (StrucSpars, Zhang et
+  al., UAI 2021, where a growing penalty closes it);
+- sinkhorn: shares of channels in branches as a softmax with prices that keep the branches equally large (Sinkhorn's iterations),
+  with Gumbel noise, under a falling temperature (Mena et al., ICLR 2018);
+- lipschitz: a doubly stochastic matrix of positions and channels, driven to a permutation by the exact penalty l1 - l2 of its rows
+  and columns (AutoShuffleNet, Lyu et al., KDD 2020).
 
 The two that have parameters are also pulled to where the weights are: by the share of the weights' norms outside of the branches,
-as StrucSpars's penalty has it (measured on planted groups of both sides: 0 of 10 found without it, 10 of 10 with it). Hardening reads
-off permutations by exact assignment; what is left is an ordinary network (spec/learning.py) and its weights.
+as StrucSpars's penalty has it (measured on planted groups of both sides: 0 of 10 found without it, 10 of 10 with it). Towards the
+end of the soft phase they are blended with the exact assignment that they say then, so that hardening changes nothing: it leaves
+an ordinary network (spec/learning.py) and its weights.
 
 Shape legend: O output and I input channels, C channels of one side, G branches, k kernel side.
 """

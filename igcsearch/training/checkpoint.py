@@ -1,8 +1,8 @@
 """A training's state in one file, written whole or not at all; nothing in it is unpickled.
 
-safetensors: model.*, average.*, momentum.* by their names in the state dict, shuffle.* of shuffles that are soft; in the metadata,
-as JSON, what the run is (format, architecture, recipe, data, initial weights), how far it is (curve) and the shuffles learned. Random numbers are keyed, so there is
-no generator to keep.
+safetensors: model.*, average.*, momentum.* by their names in the state dict, shuffle.* where shuffles are soft; in the
+metadata, as JSON, what the run is (format, architecture, recipe, data, initial weights), how far it is (curve) and the
+shuffles that were learned. Random numbers are keyed, so there is no generator to keep.
 """
 
 import hashlib

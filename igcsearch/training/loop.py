@@ -223,8 +223,7 @@ def time_step(
 def _run_epoch(stepper: Stepper, batches: Batches, epoch: int, validation_images: int) -> Epoch:
     begin = time.perf_counter()
     recipe = stepper.recipe
-    share, group = stepper.share, stepper.group
-    loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch, share), epoch)
+    loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch, stepper.share), epoch)
     accuracy = _validate(stepper, batches) / validation_images
     return Epoch(epoch, loss, accuracy, time.perf_counter() - begin)
 
