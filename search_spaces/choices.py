@@ -27,8 +27,9 @@ Suggest every parameter in every trial, also those that the family chosen does n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from igcsearch.errors import UsageError
 from igcsearch.spec import Budget, Cost
 
 Option = TypeVar("Option")
@@ -45,6 +46,39 @@ class Trial(Protocol):
 
     def suggest_categorical(self, name: str, choices: tuple[str, ...]) -> str:
         """One of the choices."""
+
+
+class Limited:
+    """A trial that offers only some of a categorical parameter's choices; for the rest it is the trial that it is made of.
+
+    Args:
+        trial: of the search.
+        name: of the parameter.
+        allowed: of its choices; those that a space does not have are passed over.
+    """
+
+    def __init__(self, trial: Trial, name: str, allowed: tuple[str, ...]) -> None:
+        self._trial, self._name, self._allowed = trial, name, allowed
+        self.asked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: tuple[str, ...]) -> str:
+        """One of the choices that are allowed.
+
+        Raises:
+            UsageError: the space has none of them.
+        """
+        if name == self._name:
+            self.asked = True
+            kept = tuple(choice for choice in choices if choice in self._allowed)
+            if not kept:
+                raise UsageError(
+                    f"the space has no {name} {' or '.join(self._allowed)}; it has {', '.join(map(str, choices))}"
+                )
+            choices = kept
+        return self._trial.suggest_categorical(name, choices)
 
 
 def fill(cost: Cost, budget: Budget) -> float:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from igcsearch.blocks import network, stem
 from igcsearch.spec import Architecture, Cost, Problem, Stage
+from igcsearch.spec.learning import opened
 
 from .forms import NUMBERS, SPATIAL, Form, StageForm, block, cheapest_cost, stage_cost, stage_forms
 
@@ -154,7 +155,8 @@ def build(
     """The network of a plan with the forms chosen for its stages.
 
     Args:
-        shuffle: interleave, or random wherever that keeps the block's level; blocks of a stage then differ in their seed.
+        shuffle: interleave; or random wherever that keeps the block's level, with another seed for each block of a stage; or
+            learned wherever there is something to learn.
     """
     stages = []
     for s, (form, depth, stride) in enumerate(zip(chosen, plan.depths, plan.schedule.stages, strict=True)):
@@ -167,7 +169,7 @@ def build(
                 options |= {"shuffle": "random", "shuffle_seed": b}
             blocks.append(block(plan.family, form[b > 0], *ends, stride=stride if b == 0 else 1, **options))
         stages.append(Stage(tuple(blocks)))
-    return network(
+    made = network(
         problem,
         plan.widths[0],
         stages,
@@ -175,6 +177,7 @@ def build(
         head_width=plan.widths[-1] * plan.head // 2 if plan.head else None,
         activation=activation,
     )
+    return opened(made) if shuffle == "learned" else made
 
 
 def any_shuffle(family: str, form: Form, in_channels: int, out_channels: int) -> bool:

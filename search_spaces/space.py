@@ -20,7 +20,7 @@ from typing import Any
 from igcsearch.errors import UsageError, near
 from igcsearch.spec import Architecture, Budget, Problem
 
-from .choices import Trial
+from .choices import Limited, Trial
 
 #: The spaces that come with the package: modules of this folder with `space`, `smallest` and a first line that says what for.
 SPACES = ("digits", "cifar", "mobile")
@@ -49,6 +49,25 @@ class Space:
         with both, of the least excess. None where the space does not say.
         """
         return None if self._smallest is None else self._smallest(problem)
+
+    def limited(self, name: str, allowed: tuple[str, ...], required: bool) -> Space:
+        """The space with only some choices of its categorical parameter `name`.
+
+        Args:
+            required: whether proposals of a space without that parameter are refused.
+        """
+
+        def propose(trial: Trial, problem: Problem) -> Architecture:
+            limited = Limited(trial, name, allowed)
+            architecture = self.propose(limited, problem)
+            if required and not limited.asked:
+                raise UsageError(
+                    f"space {self.name!r} has no parameter {name!r}; let it ask "
+                    f"trial.suggest_categorical({name!r}, ({', '.join(map(repr, allowed))},))"
+                )
+            return architecture
+
+        return replace(self, propose=propose)
 
 
 def get_space(spec: str) -> Space:

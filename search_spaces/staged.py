@@ -18,6 +18,8 @@ from .choices import Trial, fill, named, ranked
 from .forms import NUMBERS, SPATIAL, StageForm
 from .plans import Layout, Plan, Schedule, build, grown, least_grown, options_of, plan_cost, start
 
+#: What shuffles can be where a block leaves it open; a search asks for some of them alone (`choices.limited`).
+SHUFFLES = ("interleave", "random", "learned")
 #: Of widths and depths: above 1, so that networks do not cluster far below the budget (`choices.position`).
 EMPHASIS = 1.25
 
@@ -41,7 +43,7 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
         return ranked(trial, name, plans, price, budget, emphasis)
 
     activation = trial.suggest_categorical("activation", layout.activations)
-    shuffle = trial.suggest_categorical("shuffle", ("interleave", "random"))
+    shuffle = trial.suggest_categorical("shuffle", SHUFFLES)
     plan = named(trial, "family", {name: start(layout, name, schedules[0]) for name in layout.families}, least, budget)
     plan = named(trial, "residual", {"no": plan, "yes": plan._replace(residual=True)}, least, budget)
     plan = choose("schedule", [start(layout, plan.family, schedule, plan.residual) for schedule in schedules])

@@ -239,6 +239,47 @@ Precision = Annotated[
 ]
 
 
+ShuffleWay = Annotated[
+    str | None,
+    typer.Option(
+        "--shuffle-way",
+        metavar="assignment|sinkhorn|lipschitz",
+        help="How shuffles are learned, where a network has learned ones. Default: assignment.",
+        rich_help_panel=RECIPE,
+    ),
+]
+SoftShare = Annotated[
+    float | None,
+    typer.Option(
+        "--soft-share",
+        parser=number,
+        metavar="X",
+        help="Share of the epochs in which shuffles are learned; the rest train with what was learned. Default: 0.3.",
+        rich_help_panel=RECIPE,
+    ),
+]
+ShuffleTemperature = Annotated[
+    float | None,
+    typer.Option(
+        "--shuffle-temperature",
+        parser=number,
+        metavar="X",
+        help="Of the way sinkhorn at the end of those epochs, from 1. Default: 0.02.",
+        rich_help_panel=RECIPE,
+    ),
+]
+ShufflePenalty = Annotated[
+    float | None,
+    typer.Option(
+        "--shuffle-penalty",
+        parser=number,
+        metavar="X",
+        help="Of the way lipschitz at the end of those epochs, from 0. Default: 0.02.",
+        rich_help_panel=RECIPE,
+    ),
+]
+
+
 MaxLatency = Annotated[
     float | None,
     typer.Option(

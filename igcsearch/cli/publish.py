@@ -65,6 +65,13 @@ def publish(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace networks of the same name from another study, recipe or data.")
     ] = False,
+    relearn: Annotated[
+        bool,
+        typer.Option(
+            "--relearn",
+            help="Learn shuffles anew with every seed; by default all seeds share those that the search learned.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Retrain a study's best candidates and publish the winners as networks that igcsearch.create_model loads.
@@ -96,7 +103,9 @@ def publish(
         "train_images": train_images,
         "pool": publishing.Pool(engine, address, gpus_per_candidate, cpus_per_candidate, max_concurrent),
     }
-    entries = publishing.publish(opened, top=top, candidates=wanted, seeds=seeds, to=to, overwrite=overwrite, **how)
+    entries = publishing.publish(
+        opened, top=top, candidates=wanted, seeds=seeds, to=to, overwrite=overwrite, relearn=relearn, **how
+    )
     compared = None if agreement is None else publishing.agreement(opened, agreement, **how)
     write_page(opened, opened.path / "report.html")
     if as_json:

@@ -137,6 +137,15 @@ def search(
             rich_help_panel=_HOW,
         ),
     ] = "auto",
+    shuffle: Annotated[
+        str,
+        typer.Option(
+            "--shuffle",
+            metavar="interleave|learned|fixed|any",
+            help="Channel shuffles: interleaves, learned with the weights, fixed (interleave or random), or any of these.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "interleave",
     workers: Annotated[
         int,
         typer.Option(
@@ -177,6 +186,10 @@ def search(
     weight_decay: options.WeightDecay = None,
     label_smoothing: options.LabelSmoothing = None,
     precision: options.Precision = None,
+    shuffle_way: options.ShuffleWay = None,
+    soft_share: options.SoftShare = None,
+    shuffle_temperature: options.ShuffleTemperature = None,
+    shuffle_penalty: options.ShufflePenalty = None,
 ) -> None:
     """Search a space for the best network within a budget, training candidates on the images.
 
@@ -208,6 +221,10 @@ def search(
         "weight_decay": weight_decay,
         "label_smoothing": label_smoothing,
         "precision": precision,
+        "shuffle_way": shuffle_way,
+        "soft_share": soft_share,
+        "shuffle_temperature": shuffle_temperature,
+        "shuffle_penalty": shuffle_penalty,
     }
     spec = options.data_spec(data or default_data(space), data_root, download, train_images, image_size)
     config = SearchConfig(
@@ -231,6 +248,7 @@ def search(
         max_concurrent=max_concurrent,
         devices_per_candidate=devices_per_candidate,
         checkpoints=checkpoints,
+        shuffle=shuffle,
         epochs=epochs,
         overrides={name: value for name, value in overrides.items() if value is not None},
         **options.latency_fields(latency_device, latency_batch, latency_threads, latency_time),

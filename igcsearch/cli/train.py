@@ -80,6 +80,10 @@ def train(
     weight_decay: options.WeightDecay = None,
     label_smoothing: options.LabelSmoothing = None,
     precision: options.Precision = None,
+    shuffle_way: options.ShuffleWay = None,
+    soft_share: options.SoftShare = None,
+    shuffle_temperature: options.ShuffleTemperature = None,
+    shuffle_penalty: options.ShufflePenalty = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one network and write it as an entry, with its accuracy on the test split.
@@ -105,6 +109,10 @@ def train(
             "weight_decay": weight_decay,
             "label_smoothing": label_smoothing,
             "precision": precision,
+            "shuffle_way": shuffle_way,
+            "soft_share": soft_share,
+            "shuffle_temperature": shuffle_temperature,
+            "shuffle_penalty": shuffle_penalty,
         },
         device=device,
         threads=threads,

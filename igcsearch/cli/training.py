@@ -20,7 +20,7 @@ from .output import say
 
 if TYPE_CHECKING:
     from ..spec import Architecture
-    from ..training import DataSpec, ImageData, TrainResult
+    from ..training import DataSpec, ImageData, Recipe, TrainResult
     from ..training.distributed import Group
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ def _train(training: Training, group: Group | None) -> dict[str, Any] | None:
     initial = _agree(group, lambda: _pretrained_state(found, images) if training.pretrained else None)
     _agree(group, (lambda: _make_folder(training.partial)) if first else (lambda: None))
     if first:
-        _announce(training, group, found, architecture, images, recipe.epochs)
+        _announce(training, group, found, architecture, images, recipe)
 
     def show(epoch: Any) -> None:
         loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
@@ -195,8 +195,9 @@ def _threads(given: int | None) -> int:
 
 
 def _announce(
-    training: Training, group: Group | None, found: Found, architecture: Architecture, images: ImageData, epochs: int
+    training: Training, group: Group | None, found: Found, architecture: Architecture, images: ImageData, recipe: Recipe
 ) -> None:
+    from ..spec.learning import gaps
     from ..training import resolve_device
 
     if architecture != found.architecture:
@@ -207,8 +208,14 @@ def _announce(
     else:
         kind = group.device.partition(":")[0]
         where = f"{plural(group.world_size, 'device')} ({kind}, {group.backend})"
-    work = f"{plural(epochs, 'epoch')} of {plural(len(images.train.labels), 'image')}"
+    work = f"{plural(recipe.epochs, 'epoch')} of {plural(len(images.train.labels), 'image')}"
     say(f"{where}; {work}; {architecture.params:,} parameters")
+    learnable, reasons = gaps(architecture)
+    for reason in reasons:
+        say(f"note: nothing to learn, interleaved instead: {reason}")
+    if learnable:
+        soft = recipe.learning.soft_epochs(recipe.epochs)
+        say(f"{plural(len(learnable), 'shuffle')} learned in the first {plural(soft, 'epoch')} ({recipe.shuffle_way})")
 
 
 def _pretrained_state(found: Found, images: ImageData) -> dict[str, Any]:
@@ -255,6 +262,8 @@ def _write(
     origin = {"command": "train", "network": found.name, "pretrained": training.pretrained}
     if group is not None:
         origin["devices"] = group.world_size
+    if result.learned is not None:
+        origin["shuffles"] = f"learned ({result.learned['way']})"
     metrics = entry_metrics(result.architecture, images, result.recipe, [run], provenance=origin)
     entry = write_entry(training.folder, result.architecture, result.state_dict, metrics, overwrite=training.overwrite)
     counts = {"params": entry.architecture.params, "macs": entry.architecture.macs}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,12 @@ from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
 from ..nn import Network
 from ..search.retrained import FINALISTS, FOLDER, read_json, write_json
-from ..spec import Architecture
 from ..training import DataSpec, Recipe, evaluate
 from .choose import checked_ids, finalists, named
 from .events import EntryWritten, FinalistsChosen, Note
 from .facts import entry_metrics, mean_and_std, measured_cost
 from .latency import all_fast_enough, fast_enough
-from .retrain import Job, weights_of
+from .retrain import Job, architecture_of, weights_of
 from .rounds import OnEvent, Retrained, Setting, check_numbers, make_setting, only_one, retrain_all
 from .tables import is_generated, write_table
 from .workers import Pool
@@ -47,6 +47,7 @@ def publish(
     train_images: int | None = None,
     overwrite: bool = False,
     pool: Pool | None = None,
+    relearn: bool = False,
 ) -> list[Entry]:
     """Retrain the best 3 * `top` candidates and write the best `top` of them as entries of the zoo `to`; or exactly `candidates`.
 
@@ -71,10 +72,13 @@ def publish(
         overwrite: replace entries of the same name also where they come from another study, recipe or data. Those of
             this study and recipe are replaced in any case.
         pool: where the retrainings run, such as Pool("ray", address="auto"); None: in processes of this machine.
+        relearn: learn the shuffles of candidates that have learned ones anew, in each retraining. By default all seeds
+            train the network with the shuffles that the search learned. The entry is then the network of seed 0, and its
+            metrics list the hash of each seed's (`provenance.relearned`).
 
     Raises:
-        UsageError: nothing to publish, candidates that cannot be, a zoo that cannot be written or that holds a finalist of
-            another origin (before any training), all retrainings failed.
+        UsageError: nothing to publish or to learn anew, candidates that cannot be, a zoo that cannot be written or that holds
+            a finalist of another origin (before any training), all retrainings failed.
     """
     if top is not None and candidates is not None:
         raise UsageError(
@@ -95,12 +99,15 @@ def publish(
             workers=workers,
             on_event=on_event,
             pool=pool,
+            relearn=relearn,
         )
         with only_one(setting.folder):
             if ids is None:
                 kept, slow = fast_enough(setting, finalists(setting.study), 3 * count)
             else:
                 kept, slow = all_fast_enough(setting, named(setting.study, ids)), []
+            if relearn and not any(result.candidate.learned is not None for result in kept):
+                raise UsageError("none of the finalists has learned shuffles; leave relearn (--relearn) out")
             if not overwrite:
                 for result in kept:
                     _refuse_foreign(setting, result.candidate, zoo)
@@ -143,7 +150,8 @@ def _write(
     store_finalists(setting.folder, setting, rows, ranked=ranked)
     setting.tell(FinalistsChosen(tuple(rows), ranked))
     entries = []
-    for result in chosen:
+    for asked in chosen:
+        result = _as_trained(asked)
         if not overwrite:  # again: it may have come meanwhile
             _refuse_foreign(setting, result.candidate, zoo)
         entry, replaced = write_result(setting, result, zoo, _provenance(setting, result, ranked))
@@ -177,7 +185,7 @@ def write_result(setting: Setting, result: Retrained, zoo: Path, provenance: Map
         {
             "seed": job.seed,
             "validation_accuracy": record["validation_accuracy"],
-            "test_accuracy": _test(setting, job, record["weights_sha256"]),
+            "test_accuracy": _test(setting, job, record),
             "seconds": record["seconds"],
             "device": record["device"],
             "threads": record["threads"],
@@ -198,12 +206,22 @@ def write_result(setting: Setting, result: Retrained, zoo: Path, provenance: Map
     return write_entry(zoo / name, architecture, weights_of(result.jobs[0]), metrics, overwrite=True), replaced
 
 
-def _test(setting: Setting, job: Job, weights: str) -> float:
+def _as_trained(result: Retrained) -> Retrained:
+    """Where shuffles were learned anew: the candidate with those of seed 0, whose weights are published."""
+    if "hardened" not in result.records[0]:
+        return result
+    architecture = architecture_of(result.jobs[0], result.records[0])
+    named = replace(result.candidate, data=architecture.to_dict(), hash=architecture.hash, key=architecture.key)
+    return replace(result, candidate=named)
+
+
+def _test(setting: Setting, job: Job, record: Mapping[str, Any]) -> float:
     """Test accuracy of a finished retraining, computed once for its weights (sha256) and the images of the test split."""
+    weights = record["weights_sha256"]
     path, of = job.file("test", ".json"), {"test_split": setting.data.test.fingerprint, "weights_sha256": weights}
     stored = read_json(path)
     if stored is None or {name: stored.get(name) for name in of} != of:
-        network = Network(Architecture.from_json(job.architecture))
+        network = Network(architecture_of(job, record))
         network.load_state_dict(weights_of(job), strict=True)
         accuracy, images = evaluate(network, setting.data.test, device=setting.device)
         stored = {"test_accuracy": accuracy, "images": images, **of}
@@ -235,7 +253,23 @@ def _provenance(setting: Setting, result: Retrained, ranked: bool) -> dict[str, 
         "validation_accuracy": result.mean,
         "validation_std": mean_and_std(result.accuracies)[1],
         **choice,
+        **_learned(result),
     }
+
+
+def _learned(result: Retrained) -> dict[str, Any]:
+    """Of learned shuffles: who learned them, and each seed's network where that was the retrainings."""
+    learned = result.candidate.learned
+    if learned is None:
+        return {}
+    if "hardened" not in result.records[0]:
+        return {"shuffles": f"learned in the search ({learned['way']})"}
+    hashes = {
+        str(job.seed): architecture_of(job, record).hash
+        for job, record in zip(result.jobs, result.records, strict=True)
+    }
+    way = result.records[0]["learned"]["way"]
+    return {"shuffles": f"learned by each retraining ({way})", "relearned": hashes}
 
 
 def finalist_row(result: Retrained, chosen: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,11 +58,16 @@ def make_job(
     recipe: Recipe,
     device: str,
     threads: int,
+    *,
+    relearn: bool = False,
 ) -> Job:
-    """The job of a candidate with the recipe's seed; `data` are the images of `spec`."""
+    """The job of a candidate with the recipe's seed; `data` are the images of `spec`.
+
+    `relearn`: of the network as it was proposed, whose shuffles this training learns anew.
+    """
     recipe = recipe.resolve(data)
     identity = json.dumps({"images": data.fingerprint, "recipe": recipe.to_dict()}, sort_keys=True)
-    architecture = candidate.architecture
+    architecture = Architecture.from_dict(dict(candidate.proposed or {})) if relearn else candidate.architecture
     return Job(
         id=candidate.id,
         hash=architecture.hash,
@@ -115,6 +120,8 @@ def run_job(
         "recipe": result.recipe.to_dict(),
         "data": job.data,
     }
+    if result.learned is not None:
+        record |= {"learned": result.learned, "hardened": result.architecture.to_dict()}
     atomic_write(job.file("weights", ".safetensors"), weights)
     write_json(job.file("result", ".json"), record)
     checkpoint.unlink(missing_ok=True)
@@ -131,6 +138,12 @@ def finished(job: Job) -> dict[str, Any] | None:
     if record is None or record.get("weights_sha256") != hashlib.sha256(content).hexdigest():
         return None
     return record
+
+
+def architecture_of(job: Job, record: Mapping[str, Any]) -> Architecture:
+    """The network of a finished job: with the shuffles that it learned, where it learned any."""
+    hardened = record.get("hardened")
+    return Architecture.from_json(job.architecture) if hardened is None else Architecture.from_dict(hardened)
 
 
 def weights_of(job: Job) -> dict[str, torch.Tensor]:

@@ -43,6 +43,7 @@ class Setting:
     threads: int  # of each worker
     tell: OnEvent
     pool: Pool | None = None  # None: processes of this machine
+    relearn: bool = False  # learned shuffles are learned anew by every retraining
     asked: str | None = None  # the device of retrainings on ray, whose nodes decide what it stands for; None: `device`
 
     @property
@@ -85,6 +86,7 @@ def make_setting(
     workers: int,
     on_event: OnEvent | None,
     pool: Pool | None = None,
+    relearn: bool = False,
 ) -> Setting:
     """Open the study and load its images: the whole training split unless `train_images` asks for fewer.
 
@@ -111,7 +113,11 @@ def make_setting(
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
     threads = max(1, available_cores() // workers)
     tell = on_event or (lambda event: None)
-    return Setting(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool, asked)
+    return Setting(
+        *(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool),
+        asked=asked,
+        relearn=relearn,
+    )
 
 
 def retrain_all(setting: Setting, results: Sequence[Retrained], seeds: int) -> list[Retrained]:
@@ -121,7 +127,8 @@ def retrain_all(setting: Setting, results: Sequence[Retrained], seeds: int) -> l
         for seed in range(seeds):
             recipe = replace(setting.recipe, seed=seed)
             parts = (setting.folder, result.candidate, setting.spec, setting.data, recipe)
-            result.jobs.append(make_job(*parts, setting.place, setting.threads))
+            relearn = setting.relearn and result.candidate.learned is not None
+            result.jobs.append(make_job(*parts, setting.place, setting.threads, relearn=relearn))
     jobs = [job for result in results for job in result.jobs]
     records = {job: record for job in jobs if (record := finished(job)) is not None}
     waiting = [job for job in jobs if job not in records]

@@ -57,6 +57,8 @@ class Facts:
     latency: str = "latency"  # what the latencies on the page are
     finalists: dict[str, Any] | None = None
     agreement: dict[str, Any] | None = None
+    learned: dict[str, Any] | None = None  # how shuffles were learned, of the best candidate that has such
+    learned_by: dict[str, Any] | None = None  # that candidate: id, epochs, curve, architecture
 
 
 def collect(study: Study, folder: Path | None = None) -> Facts:
@@ -98,7 +100,17 @@ def collect(study: Study, folder: Path | None = None) -> Facts:
         latency="latency" if study.latency is None else "predicted latency",
         finalists=None if folder is None else read_finalists(folder),
         agreement=None if folder is None else read_agreement(folder),
+        **_learned(trained),
     )
+
+
+def _learned(trained: Sequence[Candidate]) -> dict[str, Any]:
+    able = [c for c in trained if c.state == "complete" and c.learned is not None]
+    if not able:
+        return {}
+    best = min(able, key=_rank)
+    by = {"id": best.id, "epochs": best.epochs, "curve": best.curve, "architecture": best.architecture}
+    return {"learned": dict(best.learned or {}), "learned_by": by}
 
 
 def _rank(candidate: Candidate) -> tuple[bool, float, int]:

@@ -18,6 +18,7 @@ from ..files import atomic_write
 from . import drawing, strip
 from .facts import Facts, collect
 from .html import text
+from .learned import learned_section
 from .network import network_section
 from .retrained import agreement_points, agreement_section, finalists_section
 from .sections import (
@@ -64,6 +65,7 @@ def render(facts: Facts) -> str:
         front_section(facts),
         f'<div class="pair">{best_section(facts)}{curves_section(facts)}</div>',
         network_section(facts),
+        learned_section(facts),
         finalists_section(facts),
         agreement_section(facts),
         importances_section(facts),

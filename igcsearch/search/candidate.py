@@ -49,6 +49,7 @@ class Candidate:
         seed: of the training.
         device, threads: where it was trained.
         params_drawn: the search space's parameters.
+        learned: how its shuffles were learned (`training.TrainResult.learned`); None where none were.
     """
 
     id: int
@@ -72,6 +73,7 @@ class Candidate:
     device: str = ""
     threads: int = 0
     params_drawn: Mapping[str, Any] = field(default_factory=dict)
+    learned: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         facts = (

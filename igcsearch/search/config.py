@@ -17,6 +17,7 @@ from typing import Any
 from igcsearch.errors import UsageError, near
 from igcsearch.machine import available_cores
 from igcsearch.spec import Budget
+from igcsearch.spec.learning import LearningRule
 from igcsearch.training import DATA_NAMES, DataSpec, Recipe
 
 from .latency import LatencySetting
@@ -26,6 +27,13 @@ STOPPING = ("auto", "none", "halving", "hyperband")
 COSTS = ("params", "macs", "latency")
 ENGINES = ("local", "ray")
 LATENCY_DEVICES = ("cpu", "cuda")
+#: What a search may leave open of shuffles, and what spaces then offer. "fixed" is what studies had before they could say it.
+SHUFFLES = {
+    "interleave": ("interleave",),
+    "fixed": ("interleave", "random"),
+    "learned": ("learned",),
+    "any": ("interleave", "random", "learned"),
+}
 
 # What a study cannot change: the field, and the option that a user gives for it.
 _FIXED = {
@@ -38,6 +46,7 @@ _FIXED = {
     "sampler": "--sampler",
     "seed": "--seed",
     "stopping": "--stopping",
+    "shuffle": "--shuffle",
 }
 
 _RAY_ONLY = ("address", "gpus_per_candidate", "cpus_per_candidate", "max_concurrent", "devices_per_candidate")
@@ -77,6 +86,8 @@ class SearchConfig:
         devices_per_candidate: processes that train one candidate together, each on its own device (ray only).
         checkpoints: folder of the checkpoints of candidates under way, on storage that every node sees; None: in the
             study's folder.
+        shuffle: interleave, learned (in the training of each candidate), fixed (interleave or random) or any of these, where a
+            space leaves it open.
         latency_device: where the networks will run, cpu or cuda, for the budget and the objective of latency; of the
             coordinator's machine, whatever device trains.
         latency_batch: images in a pass there.
@@ -107,6 +118,7 @@ class SearchConfig:
     max_concurrent: int | None = None
     devices_per_candidate: int = 1
     checkpoints: str | None = None
+    shuffle: str = "interleave"
     latency_device: str = "cpu"
     latency_batch: int = 1
     latency_threads: int = 1
@@ -131,11 +143,15 @@ class SearchConfig:
             ("sampler", SAMPLERS),
             ("stopping", STOPPING),
             ("engine", ENGINES),
+            ("shuffle", tuple(SHUFFLES)),
             ("latency_device", LATENCY_DEVICES),
         )
         for name, options in named:
             _one_of(name.replace("_", " "), getattr(self, name), options)
         self._check_cluster()
+        epochs = self.recipe.epochs if self.recipe is not None else self.epochs
+        if self.learns and epochs is not None:
+            LearningRule().soft_epochs(epochs)  # raises where there is no room for learning
         if len(self.objectives) not in (1, 2) or self.objectives[0] != "accuracy":
             raise UsageError(
                 f"objectives {', '.join(self.objectives) or '(none)'}: the first is accuracy, "
@@ -195,6 +211,11 @@ class SearchConfig:
         return LatencySetting(self.latency_device, self.latency_batch, self.latency_threads)
 
     @property
+    def learns(self) -> bool:
+        """True if candidates may have learned shuffles."""
+        return "learned" in SHUFFLES[self.shuffle]
+
+    @property
     def given(self) -> dict[str, Any]:
         """The entries of the recipe that were given while the rest is left to the data."""
         given = {**self.overrides, **({} if self.epochs is None else {"epochs": self.epochs})}
@@ -235,7 +256,7 @@ class SearchConfig:
             "recipe": None if recipe is None else Recipe.from_dict(recipe),
             "objectives": tuple(values.get("objectives", ("accuracy",))),
         }
-        return cls(**{**values, **parts})
+        return cls(**{"shuffle": "fixed", **values, **parts})
 
 
 def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -> None:
@@ -261,6 +282,8 @@ def question_name(config: SearchConfig) -> str:
     """A study's name on a server by default: its space, and a hash of all that a study cannot change."""
     values = {name: getattr(config, name) for name in _FIXED if name not in ("data", "recipe", "budget", "latency")}
     values |= {"data": _data_key(config), "budget": config.budget.to_dict()}
+    if config.shuffle == "interleave":  # studies had names before they could say this
+        del values["shuffle"]
     if config.latency not in (None, LatencySetting()):  # studies had names before they could say this
         values["latency"] = asdict(config.latency)
     values["recipe"] = config.given if config.recipe is None else config.recipe.to_dict()

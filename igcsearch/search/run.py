@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from igcsearch.training import Recipe
 
 from . import events
 from .checkpoints import FOLDER, Checkpoints
-from .config import SearchConfig, check_same_question, question_name, space_sha256
+from .config import SHUFFLES, SearchConfig, check_same_question, question_name, space_sha256
 from .coordinator import Coordinator, Plan
 from .engines import Engine
 from .engines.make import make_engine
@@ -29,7 +30,7 @@ from .latency import TABLE, LatencyTable, stored_table
 from .measuring import Progress, check_device, measure_table
 from .places import place_at
 from .samplers import population_size, resolve_stopping
-from .settle import Space, check_budget
+from .settle import RandomTrial, Space, check_budget
 from .storage import SCHEMA, Place, close
 from .study import Study
 
@@ -69,7 +70,7 @@ def run_search(
             `resume`), one of another question, that cannot be written or is in use; data, space or device that cannot be used; a
             budget that the space cannot meet.
     """
-    space = get_space(config.space)
+    space = space_of(config)
     place = place_at(out, storage, study_name or (None if storage is None else question_name(config)))
     _refuse_existing(place, resume)
     with place.held(), _quiet():
@@ -77,6 +78,7 @@ def run_search(
         study = place.load() if place.exists() else None
         if study is not None:
             config = _same_question(place, study, config)
+            space = space_of(config)
             with place.readable():
                 table = stored_table(study.user_attrs) or table
         if table is None and config.latency is not None:
@@ -107,6 +109,9 @@ def _run(
     facts = engine.start()
     config = replace(config, recipe=Recipe.from_dict(facts.recipe))
     check_budget(space, facts.problem(config.budget), config.seed)
+    if config.learns:
+        replace(config)  # its recipe has room for learning
+        space.propose(RandomTrial(random.Random(config.seed)), facts.problem(config.budget))  # and it asks for shuffles
     if config.latency is not None and table is None:
         table = measured_table(config, facts.problem(config.budget), emit, lambda: engine.stop)
     resumed = study is not None
@@ -165,6 +170,11 @@ def _run(
         checkpoints.tidy()
 
 
+def space_of(config: SearchConfig) -> Space:
+    """The search's space, which proposes what the search leaves open."""
+    return get_space(config.space).limited("shuffle", SHUFFLES[config.shuffle], required=config.learns)
+
+
 def measured_table(
     config: SearchConfig,
     problem: Problem,
@@ -179,7 +189,7 @@ def measured_table(
         emit(events.Measuring(events.Counts(config.trials), place, progress.done, progress.of, progress.limit_s))
 
     return measure_table(
-        get_space(config.space),
+        space_of(config),
         problem,
         config.latency,
         seed=config.seed,

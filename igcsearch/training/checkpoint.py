@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> l
             raise CheckpointError(
                 f"checkpoint {path} is of another {key}{_difference(theirs.get(key), value)}; {_CURE}"
             )
-    stepper.restore(learned)
+    stepper.restore(learned, len(curve))
     ours = state_tensors(stepper)
     if {name: tensor.shape for name, tensor in ours.items()} != {
         name: tensor.shape for name, tensor in tensors.items()

@@ -91,9 +91,13 @@ class SoftPhase:
 
     def end_epoch(self, epoch: int, steps: int) -> None:
         """After the last step of an epoch (from 1), before it is evaluated."""
+        self.seek(epoch, steps)
+        self._note()
+
+    def seek(self, epoch: int, steps: int) -> None:
+        """To where the schedules are after an epoch."""
         for shuffles in self._both:
             shuffles.advance(epoch * steps / self._total, epoch * steps)
-        self._note()
 
     def orders(self) -> dict[str, Order]:
         """What is learned so far."""

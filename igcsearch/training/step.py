@@ -141,14 +141,16 @@ class Stepper:
         """Epochs after which the network is hardened; 0 where it is hard already."""
         return 0 if self.soft is None else self.soft.epochs
 
-    def restore(self, learned: dict[str, Any] | None) -> None:
-        """Become what a checkpoint's record of learned shuffles says: still soft, or hard with its orders."""
+    def restore(self, learned: dict[str, Any] | None, epochs: int) -> None:
+        """Become what a checkpoint's record of learned shuffles says after so many epochs: still soft, or hard with its orders."""
         if learned is None or self.learned is None:
             return
         self.learned.update(learned)
         orders = {name: gap["order"] for name, gap in learned["gaps"].items() if "order" in gap}
         if orders:
             self.harden({name: np.asarray(order) for name, order in orders.items()})
+        elif self.soft is not None:
+            self.soft.seek(epochs, self.steps)
 
     @torch.inference_mode()
     def logits(self, images_NCHW: Tensor) -> Tensor:

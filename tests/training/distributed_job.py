@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from igcsearch.blocks import igcv2, network, stage
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture
+from igcsearch.spec.learning import WAYS, opened
 from igcsearch.training import DataSpec, Epoch, ImageData, Recipe, TrainingDiverged, default_recipe, load_data, train
 from igcsearch.training.batches import Batches
 from igcsearch.training.distributed import Group, in_environment
@@ -32,6 +33,8 @@ CASES: dict[str, tuple[dict[str, Any], float, int | None]] = {
         100,
     ),  # a process of three has one image or two
     "single": ({"precision": "float32", "epochs": 2}, 0.0, None),
+    # soft for two of three epochs, with gradients of masks and penalties
+    "sinkhorn": ({"precision": "float64", "epochs": 3, "soft_share": 0.7, "shuffle_way": "sinkhorn"}, 0.0, None),
 }
 
 
@@ -64,7 +67,9 @@ class Job:
     def train(self, name: str, recipe: Recipe, dropout: float = 0.0, data: ImageData | None = None, **more: Any) -> Any:
         data = data or self.data
         more = {"group": self.group, "checkpoint": self.out / f"{name}.safetensors"} | more
-        return train(architecture_for(data, dropout), data, recipe, device=self.device, threads=1, **more)
+        architecture = architecture_for(data, dropout)
+        architecture = opened(architecture) if name in WAYS else architecture
+        return train(architecture, data, recipe, device=self.device, threads=1, **more)
 
     def keep(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, self.out / f"{name}.rank{self.rank}")

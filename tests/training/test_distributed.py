@@ -81,7 +81,7 @@ def assert_same_training(one: Path, several: Path, name: str, within: float) -> 
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", ["weights", "uneven", "tiny"])
+@pytest.mark.parametrize("name", ["weights", "uneven", "tiny", "sinkhorn"])
 def test_two_processes_train_what_one_does(name: str, one: Path, two: Path) -> None:
     # Rule: in float64 the state after 50 steps and more agrees to 1e-10, whether batches divide or not, micro-batches,
     # dropout and processes without an image included.
@@ -123,7 +123,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(two: Path) -> None:
 
 def test_all_processes_hold_the_same_bits(two: Path) -> None:
     # Rule: whoever is asked gives the same weights and the same curve.
-    for name in ("weights", "uneven", "tiny", "single", "own"):
+    for name in ("weights", "uneven", "tiny", "single", "own", "sinkhorn"):
         weights = [load_file(two / f"{name}.rank{rank}") for rank in (0, 1)]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0]), name
         assert told(two, name, 0) == told(two, name, 1)
@@ -235,7 +235,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_on_a_gpu(processes: int, options: tuple[str, str], tmp_path: Path) -> None:
     # Rule: NCCL with one process, and two gloo ranks whose tensors lie on one GPU, train what a plain process does.
     plain, several = run_job(tmp_path / "plain", 0, options[0]), run_job(tmp_path / "several", processes, *options)
-    for name in ("weights", "uneven", "tiny"):
+    for name in ("weights", "uneven", "tiny", "sinkhorn"):
         assert furthest(*[load_file(folder / f"{name}.safetensors") for folder in (plain, several)]) < 1e-8
     assert furthest(*[load_file(folder / "single.safetensors") for folder in (plain, several)]) < 1e-2
     if options[1] == "gloo":

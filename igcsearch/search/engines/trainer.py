@@ -100,4 +100,5 @@ class Trainer:
             "device": str(result.device),
             "threads": self._threads,
             "architecture": learned,
+            "learned": result.learned,
         }

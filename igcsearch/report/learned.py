@@ -1,0 +1,133 @@
+"""The part of the page about learned shuffles: how channels moved between branches over the epochs, and what that cost. Floor 7.
+
+Every matrix is one picture of branches (rows) by channels (columns), channels in the order that they have in the end: what is
+learned shows as blocks on the diagonal. The pictures are PNG files of a few hundred bytes, written with the standard library.
+"""
+
+from __future__ import annotations
+
+import base64
+import statistics
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ..spec import Architecture
+from ..wording import percent, plural
+from .facts import Facts
+from .html import Html, table, text
+
+_INK = (90, 110, 210)  # shows on light and on dark
+_MOST_MATRICES = 6  # of one shuffle
+_MOST_GAPS = 12
+
+
+def learned_section(facts: Facts) -> str:
+    """The section; empty where nothing was learned."""
+    if facts.learned is None or facts.learned_by is None:
+        return ""
+    record, candidate = facts.learned, facts.learned_by
+    gaps = list(record["gaps"].items())
+    figures = "".join(_figure(name, gap) for name, gap in gaps[:_MOST_GAPS])
+    more = f'<p class="note">{len(gaps) - _MOST_GAPS} more are in the study.</p>' if len(gaps) > _MOST_GAPS else ""
+    return f"""
+<section>
+<h2>Learned shuffles</h2>
+<p class="note">Candidate {candidate["id"]} chose in training which channels share a branch, by the way
+{text(record["way"])}: {_told(record, candidate)}</p>
+<p class="note">A picture is branches by channels, the channels in the order that they have in the end; dark: the channel is in that
+branch.</p>
+{figures}{more}
+<h3>What became of it</h3>
+{_blocks_table(candidate["architecture"], {name.rpartition(".")[0] for name, _ in gaps})}
+</section>
+"""
+
+
+def overhead(curve: Sequence[Mapping[str, Any]], soft_epochs: int) -> float | None:
+    """Time of a whole training over that of as many epochs with hard shuffles; None where too little is known."""
+    seconds = [float(epoch["seconds"]) for epoch in curve]
+    hard = seconds[soft_epochs:]
+    return sum(seconds) / (len(seconds) * statistics.median(hard)) if hard and statistics.median(hard) > 0 else None
+
+
+def matrix(shares_GC: Sequence[Sequence[int]], order: Sequence[int], *, most: int) -> str:
+    """A picture of shares from 0 to `most`, channels in `order`, as a data URI: one pixel a share."""
+    rows = []
+    for shares in shares_GC:
+        pixels = bytes(value for i in order for value in (*_INK, 255 * min(shares[i], most) // most))
+        rows.append(b"\0" + pixels)  # no filter
+    header = struct.pack(">IIBBBBB", len(order), len(shares_GC), 8, 6, 0, 0, 0)  # 8 bits, RGBA
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(rows), 9)), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _told(record: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
+    parts = [f"{plural(record['soft_epochs'], 'epoch')} of {candidate['epochs']} with soft shuffles"]
+    if "hard_accuracy" in record:
+        before, after = percent(record["soft_accuracy"]), percent(record["hard_accuracy"])
+        parts.append(
+            f"validation accuracy {before} before and {after} after they were made hard, which changed a logit by "
+            f"{record['difference']:.1e} at most"
+        )
+    if record.get("softness"):
+        share = percent(record["softness"], digits=0)
+        parts.append(
+            f"when the branches were read off, {share} of a channel was in other branches, in the softest shuffle"
+        )
+    if (factor := overhead(candidate["curve"], record["soft_epochs"])) is not None:
+        parts.append(f"the training took {factor:.2f} times as long as one with fixed shuffles")
+    return "; ".join(parts) + "."
+
+
+def _figure(name: str, gap: Mapping[str, Any]) -> str:
+    history, groups = gap["history"], gap["groups"]
+    channels = len(history[0])
+    last = history[-1]
+    order = sorted(range(channels), key=lambda c: (last[c], c))
+    epochs = sorted({round(i * (len(history) - 1) / (_MOST_MATRICES - 1)) for i in range(_MOST_MATRICES)})
+    moved = [sum(a != b for a, b in zip(before, after, strict=True)) for before, after in pairwise(history)]
+    pictures = []
+    for epoch in epochs:
+        if "shares" in gap:
+            shares, most = [[int(digit, 16) for digit in row] for row in gap["shares"][epoch]], 15
+        else:
+            shares, most = [[int(branch == g) for branch in history[epoch]] for g in range(groups)], 1
+        label = "at the start" if epoch == 0 else f"after epoch {epoch}"
+        size = f"width:{min(360, max(96, 3 * channels))}px;height:{min(96, max(24, 7 * groups))}px"
+        alt = f"{name}, {label}: share of each channel in each branch"
+        pictures.append(
+            f'<figure class="matrix"><img src="{matrix(shares, order, most=most)}" style="{size}" alt="{text(alt)}">'
+            f"<figcaption>{text(label)}</figcaption></figure>"
+        )
+    what = "outputs" if gap["of"] == "rows" else "inputs"
+    changes = ", ".join(map(str, moved)) if moved else "none"
+    title = f"{name}: {what}, {channels} channels in {plural(groups, 'branch').replace('branchs', 'branches')}"
+    return (
+        f"<h3>{text(title)}</h3>"
+        f'<p class="note">Channels that changed their branch, epoch by epoch: {changes}.</p>'
+        f'<div class="matrices">{"".join(pictures)}</div>'
+    )
+
+
+def _blocks_table(architecture: Architecture, learned: set[str]) -> str:
+    rows = []
+    for name, block in architecture.blocks():
+        report = block.report
+        paths = report["paths"]
+        rows.append(
+            (
+                name,
+                block.family,
+                Html("&times;".join(str(factor.groups) for factor in block.factors)),
+                report["complementary"],
+                f"{paths['min']} / {paths['mean']:.3g} / {paths['max']}",
+                "learned" if name in learned else "",
+            )
+        )
+    return table(("Block", "Family", "Groups", "Level", ">Paths min / mean / max", "Shuffle"), rows)

@@ -1,0 +1,125 @@
+"""Trainings in which shuffles are learned: both phases in one run, resumed exactly, on several processes, what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from igcsearch.blocks import igcv2, igcv3, network, stage
+from igcsearch.errors import UsageError
+from igcsearch.nn import build
+from igcsearch.spec.learning import WAYS, gaps, is_learned, opened
+from igcsearch.training import CheckpointError, Recipe, evaluate, time_step, train
+
+RECIPE = Recipe(epochs=5, batch_size=16, soft_share=0.6, ema_decay=0.9)
+
+
+def opened_for(data, block=igcv3, **options):
+    options = options or {"expansion": 2, "groups": (2, 2)}
+    return opened(network(data.problem(), 12, [stage(block, 12, 12, 2, residual=True, **options)]))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_training_ends_with_an_ordinary_network(quarters, way):
+    architecture = opened_for(quarters)
+    seen = []
+    recipe = replace(RECIPE, shuffle_way=way)
+    result = train(architecture, quarters, recipe, device="cpu", threads=1, on_epoch=lambda epoch: seen.append(epoch))
+    assert len(seen) == 5
+    assert not is_learned(result.architecture)
+    assert result.architecture.cost == architecture.cost
+    net = build(result.architecture)
+    net.load_state_dict(result.state_dict)
+    assert evaluate(net, quarters.validation, device="cpu", threads=1)[0] == pytest.approx(result.validation_accuracy)
+    learned = result.learned
+    assert learned["way"] == way
+    assert learned["soft_epochs"] == 3
+    assert learned["difference"] < 1e-4
+    assert learned["soft_accuracy"] == result.curve[2]["validation_accuracy"] == learned["hard_accuracy"]
+    assert set(learned["gaps"]) == {gap.name for gap in gaps(architecture)[0]}
+    for gap in learned["gaps"].values():
+        assert len(gap["history"]) == 4  # the start and three soft epochs
+        assert ("shares" in gap) == (way != "assignment")
+        assert sorted(gap["order"]) == list(range(len(gap["order"])))
+    # what is recorded is what the network has
+    blocks = dict(result.architecture.blocks())
+    for gap in gaps(architecture)[0]:
+        assert blocks[gap.block].steps[gap.step].shuffle.order == tuple(learned["gaps"][gap.name]["order"])
+
+
+# Interrupted after every epoch, soft and hard ones: weights, record and curve are those of an undisturbed training.
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_training_is_the_same_bit_for_bit(quarters, tmp_path, way):
+    architecture, recipe = opened_for(quarters), replace(RECIPE, shuffle_way=way)
+    whole = train(architecture, quarters, recipe, device="cpu", threads=1)
+    path = tmp_path / "checkpoint.safetensors"
+
+    class BreakError(Exception):
+        pass
+
+    for stop in range(1, 6):
+
+        def on_epoch(epoch, stop=stop):
+            if epoch.epoch == stop:
+                raise BreakError
+
+        with pytest.raises(BreakError):
+            train(architecture, quarters, recipe, device="cpu", threads=1, checkpoint=path, on_epoch=on_epoch)
+    with safe_open(path, framework="pt") as file:
+        assert not any(".columns." in name for name in file.keys())  # noqa: SIM118 - no mapping
+    broken = train(architecture, quarters, recipe, device="cpu", threads=1, checkpoint=path)
+    assert broken.resumed_from == 5
+    assert broken.architecture == whole.architecture
+    assert broken.learned == whole.learned
+    assert [epoch["train_loss"] for epoch in broken.curve] == [epoch["train_loss"] for epoch in whole.curve]
+    assert all(torch.equal(broken.state_dict[name], tensor) for name, tensor in whole.state_dict.items())
+
+
+def test_a_soft_checkpoint_of_another_way_is_refused(quarters, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    train(opened_for(quarters), quarters, RECIPE, device="cpu", checkpoint=path, on_epoch=lambda epoch: False)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train(opened_for(quarters), quarters, replace(RECIPE, shuffle_way="sinkhorn"), device="cpu", checkpoint=path)
+
+
+def test_one_that_is_stopped_early_is_hardened_all_the_same(quarters):
+    result = train(opened_for(quarters), quarters, RECIPE, device="cpu", threads=1, on_epoch=lambda epoch: False)
+    assert result.stopped
+    assert result.epochs == 1
+    assert not is_learned(result.architecture)
+    build(result.architecture).load_state_dict(result.state_dict)
+
+
+def test_one_epoch_has_no_room_for_learning(quarters):
+    with pytest.raises(UsageError, match="at least 2 epochs, one soft and one hard; the recipe has 1"):
+        train(opened_for(quarters), quarters, replace(RECIPE, epochs=1), device="cpu")
+
+
+def test_without_anything_to_learn_it_is_an_ordinary_training(quarters):
+    block = igcv2(12, 12, branch_widths=(3, 4), shuffle="learned")
+    asked = network(quarters.problem(), 12, [stage(igcv2, 12, 12, 1, branch_widths=(3, 4), shuffle="learned")])
+    assert asked.stages[0].blocks[0] == block
+    result = train(asked, quarters, replace(RECIPE, epochs=1), device="cpu")
+    assert result.learned is None
+    assert len(result.notes) == 1
+    assert "the dense factor before the block absorbs" in result.notes[0]
+
+
+def test_weights_to_begin_with(quarters):
+    architecture = opened_for(quarters)
+    start = build(architecture, 7).state_dict()
+    result = train(architecture, quarters, RECIPE, device="cpu", threads=1, initial_state=start)
+    other = train(architecture, quarters, RECIPE, device="cpu", threads=1)
+    assert result.curve[0]["train_loss"] != other.curve[0]["train_loss"]
+    assert not is_learned(result.architecture)
+
+
+def test_float64_and_no_moving_average(quarters):
+    recipe = replace(RECIPE, precision="float64", ema_decay=0.0, shuffle_way="sinkhorn")
+    result = train(opened_for(quarters), quarters, recipe, device="cpu", threads=1)
+    assert result.learned["difference"] < 1e-12
+
+
+def test_a_step_is_timed(quarters):
+    assert time_step(opened_for(quarters), quarters, RECIPE, device="cpu") > 0
