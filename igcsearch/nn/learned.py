@@ -34,7 +34,7 @@ from ..errors import UsageError
 from ..permutations import solve
 from ..permutations.assignment import balanced
 from ..spec import Shuffle
-from ..spec.learning import START_TEMPERATURE, LearningRule, gaps
+from ..spec.learning import START_TEMPERATURE, Gap, LearningRule, gaps, written_at
 from ..spec.permutations import Order, invert
 from .layers import ACTIVATIONS, FactorLayer
 from .network import BlockLayer, Network
@@ -424,12 +424,20 @@ class LearnedShuffles:
             if f"{prefix}.bias" in hard:
                 hard[f"{prefix}.bias"] = hard[f"{prefix}.bias"][torch.as_tensor(rows)]
         for gap in self.gaps:
-            if not gap.of_rows:  # the norm stands behind the shuffle that is put in before it
-                norm = f"{_module_name(gap.block)}.steps.{gap.step}.norm."
-                order = torch.as_tensor(np.asarray(orders[gap.name]))
-                for name in [name for name in hard if name.startswith(norm) and hard[name].ndim]:
-                    hard[name] = hard[name][order.to(hard[name].device)]
+            if not gap.of_rows:
+                self._move(hard, gap, torch.as_tensor(np.asarray(orders[gap.name])))
         return hard
+
+    def _move(self, tensors: dict[str, Tensor], gap: Gap, order: Tensor) -> None:
+        """Permute what stands behind the shuffle that is put in: norms, and channel-wise factors that it is moved in front of."""
+        block = dict(self.architecture.blocks())[gap.block]
+        first = written_at(block, gap.step)
+        for step in range(first, gap.step + 1):
+            prefix = f"{_module_name(gap.block)}.steps.{step}."
+            parts = ("norm.",) if step == first else ("norm.", "conv.")
+            for name in [name for name in tensors if name.startswith(tuple(prefix + part for part in parts))]:
+                if tensors[name].ndim:
+                    tensors[name] = tensors[name][order.to(tensors[name].device)]
 
     def _permutations(self, block: str, reader: int, orders: Mapping[str, Order]) -> tuple[Order, Order]:
         factor = self.layers[block, reader].factor

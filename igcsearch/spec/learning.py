@@ -20,6 +20,7 @@ from .architecture import Architecture, Stage
 from .block import Block, Parallel, Pool, Step, every_factor
 from .conditions import level
 from .factor import Factor, Shuffle
+from .permutations import compose
 
 WAYS = ("assignment", "sinkhorn", "lipschitz")
 #: Learning rate of Adam where none is given.
@@ -164,23 +165,43 @@ def opened(architecture: Architecture) -> Architecture:
 def hardened(architecture: Architecture, orders: Mapping[str, ArrayLike]) -> Architecture:
     """The architecture with explicit shuffles in place of the learned ones.
 
+    Behind channel-wise factors a permutation can as well stand in front of them (3): where a factor that mixes precedes, it is put
+    into that one's own shuffle (`written_at`), so that there are no more shuffles than before.
+
     Args:
         orders: by `Gap.name`, the permutation of each gap: position i takes channel order[i].
 
     Raises:
         UsageError: an order that is missing, or no permutation of the channels.
     """
+    found: dict[tuple[str, int], Shuffle] = {}
+    for name, block in architecture.blocks():
+        for index, step in enumerate(block.steps):
+            if not isinstance(step, Factor) or step.shuffle.kind != "learned":
+                continue
+            where = f"{name}.step{index}"
+            if where not in orders:
+                raise UsageError(f"no order for the learned shuffle {where}; given: {', '.join(orders) or 'none'}")
+            order = np.asarray(orders[where]).reshape(-1)
+            shuffle = Shuffle("explicit", order=tuple(map(int, order)))
+            at = written_at(block, index)
+            if at != index:
+                before = block.steps[at]
+                assert isinstance(before, Factor)
+                composed = compose(before.order, order)
+                shuffle, found[name, index] = Shuffle("explicit", order=tuple(map(int, composed))), Shuffle()
+            found[name, at] = shuffle
+    return _rebuilt(architecture, lambda name, index, factor: found.get((name, index), factor.shuffle), _plain)
 
-    def shuffle(name: str, index: int, factor: Factor) -> Shuffle:
-        if factor.shuffle.kind != "learned":
-            return factor.shuffle
-        where = f"{name}.step{index}"
-        if where not in orders:
-            raise UsageError(f"no order for the learned shuffle {where}; given: {', '.join(orders) or 'none'}")
-        order = tuple(int(i) for i in np.asarray(orders[where]).reshape(-1))
-        return Shuffle("explicit", order=order)
 
-    return _rebuilt(architecture, shuffle, _plain)
+def written_at(block: Block, step: int) -> int:
+    """Whose shuffle holds what was learned behind `step`: its own, or that of the factor which mixes before channel-wise ones."""
+    at = step
+    while at > 0 and _passes(block.steps[at]) and isinstance(block.steps[at], Factor):
+        at -= 1
+        if isinstance(block.steps[at], Factor) and not _passes(block.steps[at]):
+            return at
+    return step
 
 
 def is_learned(architecture: Architecture) -> bool:

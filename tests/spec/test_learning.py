@@ -66,23 +66,34 @@ def test_any_learned_permutation_keeps_a_strict_block_strict():
 
 
 def test_hardening_writes_explicit_orders_in_place_of_learned_ones():
-    asked = opened(made(igcv3(12, 12, expansion=2, groups=(2, 2))))
+    asked = opened(made(igcv2(12, 12, branch_widths=(3, 4), residual=True)))
     rng = np.random.default_rng(0)
-    orders = {
-        gap.name: rng.permutation(asked.stages[0].blocks[0].steps[gap.step].out_channels) for gap in gaps(asked)[0]
-    }
+    orders = {gap.name: rng.permutation(12) for gap in gaps(asked)[0]}
     hard = hardened(asked, orders)
     assert not is_learned(hard)
     assert hard.cost == asked.cost
     for gap in gaps(asked)[0]:
         step = hard.stages[0].blocks[0].steps[gap.step]
-        assert isinstance(step, Factor)
         assert step.shuffle == Shuffle("explicit", order=tuple(map(int, orders[gap.name])))
     assert Architecture.from_json(hard.to_json()) == hard
-    with pytest.raises(UsageError, match=r"no order for the learned shuffle stage1\.block1\.step1"):
+    with pytest.raises(UsageError, match=r"no order for the learned shuffle stage1\.block1\.step0"):
         hardened(asked, {})
     with pytest.raises(UsageError, match="must hold each of"):
-        hardened(asked, {**orders, "stage1.block1.step1": [0] * 24})
+        hardened(asked, {**orders, "stage1.block1.step0": [0] * 12})
+
+
+# Behind a channel-wise factor the permutation is put into the shuffle in front of it, so that no shuffle is added.
+def test_hardening_adds_no_shuffle():
+    plain = made(igcv3(12, 12, expansion=2, groups=(2, 2)))
+    asked = opened(plain)
+    order = np.random.default_rng(0).permutation(24)
+    first, middle, last = (
+        hardened(asked, {"stage1.block1.step1": order, "stage1.block1.step2": range(12)}).stages[0].blocks[0].steps
+    )
+    interleave = plain.stages[0].blocks[0].steps[0].order
+    assert first.shuffle == Shuffle("explicit", order=tuple(map(int, interleave[order])))
+    assert middle.shuffle == Shuffle()
+    assert last.shuffle.kind == "explicit"
 
 
 def _pointwise(channels: int, *groups: int, learned: int, shortcut: bool) -> Block:
