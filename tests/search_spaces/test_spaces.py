@@ -127,7 +127,7 @@ def test_every_choice_is_made() -> None:
     own = [b for b in blocks if b.family == "igcv2"]
     assert {len(b.factors) - 1 for b in own} >= {2, 3, 4}
     assert {b.factors[0].branch_width for b in own} >= {1, 2, 4}
-    assert {b.factors[0].shuffle.kind for b in own} == {"interleave", "random"}
+    assert {b.factors[0].shuffle.kind for b in own} == {"interleave", "random", "learned"}
     assert {b.report["complementary"] for b in own} == {"strict", "nearly"}
     assert {b.shortcut is None for b in own} == {True, False}
     assert {b.activation for b in own} == {"relu", "hardswish"}
