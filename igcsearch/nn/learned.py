@@ -33,193 +33,14 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from ..permutations import solve
 from ..permutations.assignment import balanced
-from ..spec import Shuffle
-from ..spec.learning import START_TEMPERATURE, Gap, LearningRule, gaps, written_at
+from ..spec import Block, Factor, Shuffle
+from ..spec.conditions import path_counts
+from ..spec.learning import Gap, LearningRule, gaps, written_at
 from ..spec.permutations import Order, invert
 from .layers import ACTIVATIONS, FactorLayer
 from .network import BlockLayer, Network
 from .products import planned
-
-#: Places in the soft phase: until where everything passes, where nothing passes beside the shares of sinkhorn and lipschitz, where
-#: the branches that those say are read off, and where the mask is that of hard branches.
-WARM_UP, CLOSED_EARLY, READ, CLOSED = 0.25, 0.5, 0.8, 0.95
-_SPREAD = 0.1  # of the first logits: branches that begin alike stay alike
-_PRICE_STEPS, _PRICE_STEPS_READ = 4, 100
-_NORMALISE_STEPS = 5
-
-
-class Side(nn.Module):
-    """The inputs or outputs of a factor: `forward()` gives the share of each channel in each branch, (G, C).
-
-    Columns sum to 1, rows to C / G. This one is fixed: consecutive channels, or the groups that are put in.
-    """
-
-    has_shares = False  # whether they are learned as such
-
-    def __init__(self, channels: int, branches: int) -> None:
-        super().__init__()
-        self.branches = branches
-        self.register_buffer("groups", torch.arange(branches).repeat_interleave(channels // branches))
-
-    def forward(self) -> Tensor:
-        """Shares, (G, C); one-hot here."""
-        return F.one_hot(self.groups, self.branches).T.to(torch.get_default_dtype())  # type: ignore[arg-type]
-
-    def advance(self, progress: float, keys: tuple[int, int]) -> None:
-        """Go to a place of the soft phase, from 0 to 1; the keys name a step, for noise."""
-
-    def penalty(self) -> Tensor | None:
-        """What is added to the loss, if anything."""
-        return None
-
-    def project(self) -> None:
-        """After a step of the optimizer."""
-
-    def close(self) -> None:
-        """Settle on the branches that the shares say, at READ of the soft phase."""
-
-    def hard(self) -> NDArray[np.int64]:
-        """The branch of each channel, (C,), equally many in each."""
-        assert isinstance(self.groups, Tensor)
-        return self.groups.cpu().numpy()
-
-    def put(self, groups_C: NDArray[np.int64]) -> None:
-        """Set the branch of each channel."""
-        assert isinstance(self.groups, Tensor)
-        self.groups.copy_(torch.as_tensor(groups_C))
-
-
-class SharedSide(Side):
-    """A side whose shares are learned; from READ on they are blended with the exact assignment that they say then."""
-
-    has_shares = True
-
-    def __init__(self, channels: int, branches: int) -> None:
-        super().__init__(channels, branches)
-        self.progress = 0.0
-
-    def shares(self) -> Tensor:
-        """What is learned, (G, C)."""
-        raise NotImplementedError
-
-    def moved(self) -> float:
-        """How far the schedule of the way is, from 0 to 1."""
-        return _part(self.progress, WARM_UP, READ)
-
-    def advance(self, progress: float, keys: tuple[int, int]) -> None:
-        """Go to a place of the soft phase."""
-        self.progress = progress
-
-    def forward(self) -> Tensor:
-        """Shares, (G, C)."""
-        closed = _part(self.progress, READ, CLOSED)
-        if closed == 1:  # the parameters stay in the graph, as DistributedDataParallel wants it
-            return super().forward() + 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
-        shares = self.shares()
-        return shares + closed * (super().forward().to(shares) - shares) if closed else shares
-
-    def close(self) -> None:
-        """Settle on the exact assignment on the shares."""
-        training = self.training
-        with torch.no_grad():
-            shares = self.eval().shares().T.double().cpu().numpy()
-        self.train(training)
-        self.put(balanced(shares, np.sort(super().hard())))
-
-    def hard(self) -> NDArray[np.int64]:
-        """The branch of each channel: what was settled on, before that what would be."""
-        settled = super().hard().copy()
-        if self.progress >= READ:
-            return settled
-        self.close()
-        found = super().hard().copy()
-        self.put(settled)
-        return found
-
-
-class SinkhornSide(SharedSide):
-    """Shares by a softmax over branches of (logit + noise + price) / temperature; prices keep the branches equally large.
-
-    The prices are those of Sinkhorn's iterations, which go on from step to step; gradients take them for given.
-    """
-
-    logits: nn.Parameter
-    prices: Tensor
-
-    def __init__(self, channels: int, branches: int, rule: LearningRule, stream: int) -> None:
-        super().__init__(channels, branches)
-        generator = torch.Generator().manual_seed(stream)
-        self.logits = nn.Parameter(_SPREAD * torch.randn(branches, channels, generator=generator))
-        self.register_buffer("prices", torch.zeros(branches, 1))
-        self._last, self._stream = rule.temperature, stream
-        self._temperature, self._noise_size, self._keys = START_TEMPERATURE, 1.0, (0, 0)
-
-    def advance(self, progress: float, keys: tuple[int, int]) -> None:
-        """Cool down geometrically; the noise ends with the last quarter."""
-        super().advance(progress, keys)
-        self._temperature = START_TEMPERATURE * (self._last / START_TEMPERATURE) ** self.moved()
-        self._noise_size = max(0.0, 1.0 - self.moved() / 0.75)
-        self._keys = keys
-
-    def shares(self) -> Tensor:
-        """Shares, (G, C); in training with noise."""
-        scores: Tensor = self.logits
-        if self.training and self._noise_size > 0:
-            seed, step = self._keys
-            generator = torch.Generator().manual_seed(((seed * 1_000_003 + step) * 1009 + self._stream) % 2**63)
-            uniform = torch.rand(scores.shape, generator=generator).clamp_(1e-9, 1 - 1e-7)
-            noise = -torch.log(-torch.log(uniform))
-            scores = scores + (self._noise_size * self._temperature) * noise.to(scores)
-        prices = self._settled(scores.detach(), _PRICE_STEPS if self.training else _PRICE_STEPS_READ)
-        if self.training:
-            self.prices.copy_(prices)
-        return torch.softmax((scores + prices) / self._temperature, dim=0)
-
-    @torch.no_grad()
-    def _settled(self, scores_GC: Tensor, steps: int) -> Tensor:
-        prices, size = self.prices, math.log(scores_GC.shape[1] / self.branches)
-        for _ in range(steps):
-            shares = torch.log_softmax((scores_GC + prices) / self._temperature, dim=0)
-            prices = prices + self._temperature * (size - shares.logsumexp(dim=1, keepdim=True))
-        return prices - prices.mean()
-
-
-class LipschitzSide(SharedSide):
-    """Shares by a doubly stochastic matrix of positions (rows) and channels; a branch is a run of positions."""
-
-    matrix: nn.Parameter
-
-    def __init__(self, channels: int, branches: int, rule: LearningRule, stream: int) -> None:
-        super().__init__(channels, branches)
-        generator = torch.Generator().manual_seed(stream)
-        noise = torch.rand(channels, channels, generator=generator)
-        self.matrix = nn.Parameter((1.0 + 0.1 * noise) / channels)
-        self._most = rule.penalty
-        self.project()
-
-    def shares(self) -> Tensor:
-        """Shares, (G, C)."""
-        channels = self.matrix.shape[1]
-        return self.matrix.view(self.branches, -1, channels).sum(dim=1)
-
-    def penalty(self) -> Tensor | None:
-        """l1 - l2 of all rows and columns, 0 exactly for permutations; its weight grows linearly."""
-        weight = self._most * self.moved()
-        if not weight or self.progress >= CLOSED:
-            return None
-        lengths = (self.matrix.square().sum(dim=dim).clamp_min(1e-12).sqrt().sum() for dim in (0, 1))
-        return weight * (2 * self.matrix.sum() - sum(lengths, torch.zeros((), device=self.matrix.device)))
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Back to matrices that are not negative, with rows and columns of sum 1."""
-        self.matrix.clamp_(min=0.0)
-        for _ in range(_NORMALISE_STEPS):
-            self.matrix.div_(self.matrix.sum(dim=1, keepdim=True).clamp_min(1e-12))
-            self.matrix.div_(self.matrix.sum(dim=0, keepdim=True).clamp_min(1e-12))
-
-
-_SIDES: dict[str, type[SinkhornSide] | type[LipschitzSide]] = {"sinkhorn": SinkhornSide, "lipschitz": LipschitzSide}
+from .sides import CLOSED, CLOSED_EARLY, SIDES, WARM_UP, SharedSide, Side, complete, part
 
 
 class SoftFactorLayer(nn.Module):
@@ -254,9 +75,9 @@ class SoftFactorLayer(nn.Module):
         self.leak = 1.0
 
     def _side(self, channels: int, learned: bool, rule: LearningRule, stream: int) -> Side:
-        if not learned or rule.way not in _SIDES:
+        if not learned or rule.way not in SIDES:
             return Side(channels, self.groups)
-        return _SIDES[rule.way](channels, self.groups, rule, stream)
+        return SIDES[rule.way](channels, self.groups, rule, stream)
 
     def mask(self) -> Tensor:
         """How much of each weight counts, (O, I)."""
@@ -273,14 +94,14 @@ class SoftFactorLayer(nn.Module):
 
     def advance(self, progress: float, keys: tuple[int, int]) -> None:
         """Go to a place of the soft phase, from 0 to 1."""
-        self.leak = 1.0 - _part(progress, WARM_UP, CLOSED if self.way == "assignment" else CLOSED_EARLY)
+        self.leak = 1.0 - part(progress, WARM_UP, CLOSED if self.way == "assignment" else CLOSED_EARLY)
         for side in (self.columns, self.rows):
             side.advance(progress, keys)
 
     def penalty(self) -> Tensor | None:
         """What pulls the masks, if anything: the share of the weights' norms outside of the branches, and each side's own."""
         sides = [penalty for side in (self.columns, self.rows) if (penalty := side.penalty()) is not None]
-        if self.way in _SIDES and self.leak < 1 and not self.settled:
+        if self.way in SIDES and self.leak < 1 and not self.settled:
             norms = self.conv.weight.detach().flatten(2).norm(dim=2)
             sides.append((norms * (1 - self.mask())).sum() / norms.sum().clamp_min(1e-12))
         return sum(sides[1:], sides[0]) if sides else None
@@ -300,12 +121,15 @@ class SoftFactorLayer(nn.Module):
         if self.way != "assignment" or self.leak == 0:
             return
         criterion = (self.conv.weight.flatten(2).norm(dim=2) * self.mask()).double().cpu().numpy()
+        if not np.isfinite(criterion).all():
+            return  # the training diverges, which its losses say
         columns, rows = self.columns.hard(), self.rows.hard()
         if thorough and self.learns["rows"] and self.learns["columns"]:
             found = solve(criterion, self.groups, method="alternating", seed=self.stream)
-            rows, columns = (_groups_of(order, self.groups) for order in found)
+            rows, columns = (groups_of(order, self.groups) for order in found)
         if self.learns["columns"]:
-            columns = balanced(_sums(criterion.T, rows, self.groups), columns)
+            gains = _sums(criterion.T, rows, self.groups)
+            columns = complete(balanced(gains, columns), self.columns.sources, gains)
         if self.learns["rows"]:
             rows = balanced(_sums(criterion, columns, self.groups), rows)
         self.columns.put(columns)
@@ -336,9 +160,13 @@ class LearnedShuffles:
         if reasons:
             raise UsageError(f"nothing to learn: {reasons[0]}")
         self._blocks = {name: _block_layer(network, name) for name, _ in network.architecture.blocks()}
+        starts: dict[tuple[str, int], Order] = {}  # what the shuffles stand at
         for gap in self.gaps:
             before = self._blocks[gap.block].steps[gap.step]
             assert isinstance(before, FactorLayer)
+            starts[gap.block, gap.step] = order = before.factor.order
+            if keep_weights and not gap.of_rows:  # its norm stood behind the shuffle
+                _reorder(before.norm, invert(order))
             before.factor = replace(before.factor, shuffle=Shuffle("identity"))
             before.shuffle = nn.Identity()
         self.layers: dict[tuple[str, int], SoftFactorLayer] = {}
@@ -347,8 +175,16 @@ class LearnedShuffles:
             steps = self._blocks[block].steps
             layer = steps[reader]
             assert isinstance(layer, FactorLayer)
-            soft = SoftFactorLayer(layer, columns=False in kinds, rows=True in kinds, rule=rule, stream=stream)
-            _fill(soft, layer, keep_weights, seed)
+            own = (seed * 1009 + stream) % 2**31
+            soft = SoftFactorLayer(layer, columns=False in kinds, rows=True in kinds, rule=rule, stream=own)
+            if not soft.learns["columns"]:
+                starts[block, reader - 1] = np.arange(layer.factor.in_channels)
+            soft.columns.put(groups_of(starts[block, reader - 1], soft.groups))
+            if soft.learns["rows"]:
+                soft.rows.put(groups_of(invert(starts[block, reader]), soft.groups))
+            if soft.learns["columns"]:
+                soft.columns.sources = _sources(dict(network.architecture.blocks())[block], reader - 1)
+            _fill(soft, layer, starts, (block, reader), keep_weights)
             steps[reader] = soft
             self.layers[block, reader] = soft
         for block in {gap.block for gap in self.gaps}:
@@ -434,8 +270,8 @@ class LearnedShuffles:
         first = written_at(block, gap.step)
         for step in range(first, gap.step + 1):
             prefix = f"{_module_name(gap.block)}.steps.{step}."
-            parts = ("norm.",) if step == first else ("norm.", "conv.")
-            for name in [name for name in tensors if name.startswith(tuple(prefix + part for part in parts))]:
+            heads = (f"{prefix}norm.",) if step == first else (f"{prefix}norm.", f"{prefix}conv.")
+            for name in [name for name in tensors if name.startswith(heads)]:
                 if tensors[name].ndim:
                     tensors[name] = tensors[name][order.to(tensors[name].device)]
 
@@ -450,11 +286,6 @@ class LearnedShuffles:
                 else:
                     columns = order
         return rows, columns
-
-
-def _part(progress: float, begin: float, end: float) -> float:
-    """How far a place is between two others, from 0 to 1."""
-    return min(max((progress - begin) / (end - begin), 0.0), 1.0)
 
 
 def _block_layer(network: Network, name: str) -> BlockLayer:
@@ -477,22 +308,57 @@ def is_mask(name: str) -> bool:
 
 
 @torch.no_grad()
-def _fill(soft: SoftFactorLayer, layer: FactorLayer, keep_weights: bool, seed: int) -> None:
-    """Fresh weights as those of a dense layer (network.initialise), or the layer's own within the branches."""
-    factor = layer.factor
-    if layer.conv.bias is not None and soft.conv.bias is not None:
-        soft.conv.bias.copy_(layer.conv.bias)
+def _fill(
+    soft: SoftFactorLayer,
+    layer: FactorLayer,
+    starts: Mapping[tuple[str, int], Order],
+    place: tuple[str, int],
+    keep_weights: bool,
+) -> None:
+    """Fresh weights as those of a dense layer (network.initialise), or the layer's own within the branches where they stand."""
+    factor, (block, reader) = layer.factor, place
     if keep_weights:
-        soft.conv.weight.zero_()
+        rows = invert(starts[place]) if soft.learns["rows"] else np.arange(factor.out_channels)
+        columns = starts[block, reader - 1]
+        wide = torch.zeros_like(soft.conv.weight)
         height, width = factor.out_channels // factor.groups, factor.branch_width
         for g in range(factor.groups):
-            rows, columns = slice(g * height, (g + 1) * height), slice(g * width, (g + 1) * width)
-            soft.conv.weight[rows, columns] = layer.conv.weight[rows]
+            at = slice(g * height, (g + 1) * height)
+            wide[at, g * width : (g + 1) * width] = layer.conv.weight[at]
+        soft.conv.weight[torch.tensor(rows)[:, None], torch.tensor(columns)] = wide
+        if layer.conv.bias is not None and soft.conv.bias is not None:
+            soft.conv.bias[torch.tensor(rows)] = layer.conv.bias
         return
     gain = 1.0 if not factor.norm and factor.activation is None else 2.0
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + 7919 * (soft.stream + 1)) % 2**63)
+    generator = torch.Generator().manual_seed(7919 * (soft.stream + 1) % 2**63)
     weight = torch.randn(soft.conv.weight.shape, generator=generator)
     soft.conv.weight.copy_(weight * math.sqrt(gain / (factor.area * factor.in_channels)))
+    if soft.conv.bias is not None:
+        soft.conv.bias.zero_()
+
+
+@torch.no_grad()
+def _reorder(norm: nn.Module, order: Order) -> None:
+    for tensor in (*norm.parameters(), *norm.buffers()):
+        if tensor.ndim:
+            tensor.copy_(tensor[torch.tensor(order)])
+
+
+def _sources(block: Block, step: int) -> NDArray[np.int64] | None:
+    """For each channel behind a step the kind of inputs that reach it, where each branch behind needs one of every kind.
+
+    That is where the block is complementary as it stands and a factor that mixes comes before; None elsewhere.
+    """
+    plain = tuple(
+        replace(each, shuffle=Shuffle("identity")) if index == step and isinstance(each, Factor) else each
+        for index, each in enumerate(block.steps[: step + 1])
+    )
+    reached = path_counts(plain) > 0
+    kinds = np.unique(reached, axis=0, return_inverse=True)[1].reshape(-1)
+    if block.report["complementary"] == "none" or kinds.max() + 1 == len(kinds):
+        return None
+    found: NDArray[np.int64] = kinds.astype(np.int64)
+    return found
 
 
 def _diagonal_blocks(weight: Tensor, rows: Order, columns: Order, groups: int) -> Tensor:
@@ -504,7 +370,7 @@ def _diagonal_blocks(weight: Tensor, rows: Order, columns: Order, groups: int) -
     return table[each, :, each].flatten(0, 1)
 
 
-def _groups_of(order: Sequence[int] | Order, groups: int) -> NDArray[np.int64]:
+def groups_of(order: Sequence[int] | Order, groups: int) -> NDArray[np.int64]:
     """The group of each channel, of a permutation whose consecutive slices are the groups."""
     found = np.empty(len(order), dtype=np.int64)
     found[np.asarray(order)] = np.repeat(np.arange(groups), len(order) // groups)

@@ -88,7 +88,9 @@ class LinearProduct:
 
     def _follow(self, device: torch.device) -> None:
         """Move the indices to where the weights have been moved."""
-        if self._rows[0].device != device:
+        if self._rows[0].device == device:
+            return
+        with torch.inference_mode(False):  # they are used in training too, whoever comes first
             self._rows = tuple(rows.to(device) for rows in self._rows)
             self._index = self._index.to(device)
             self._columns = None if self._columns is None else self._columns.to(device)

@@ -20,7 +20,6 @@ from .facts import Facts
 from .html import Html, table, text
 
 _INK = (90, 110, 210)  # shows on light and on dark
-_MOST_MATRICES = 6  # of one shuffle
 _MOST_GAPS = 12
 
 
@@ -30,7 +29,7 @@ def learned_section(facts: Facts) -> str:
         return ""
     record, candidate = facts.learned, facts.learned_by
     gaps = list(record["gaps"].items())
-    figures = "".join(_figure(name, gap) for name, gap in gaps[:_MOST_GAPS])
+    figures = "".join(_figure(name, gap, record["snapshots"]) for name, gap in gaps[:_MOST_GAPS])
     more = f'<p class="note">{len(gaps) - _MOST_GAPS} more are in the study.</p>' if len(gaps) > _MOST_GAPS else ""
     return f"""
 <section>
@@ -85,19 +84,18 @@ def _told(record: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
-def _figure(name: str, gap: Mapping[str, Any]) -> str:
+def _figure(name: str, gap: Mapping[str, Any], epochs: Sequence[int]) -> str:
     history, groups = gap["history"], gap["groups"]
     channels = len(history[0])
     last = history[-1]
     order = sorted(range(channels), key=lambda c: (last[c], c))
-    epochs = sorted({round(i * (len(history) - 1) / (_MOST_MATRICES - 1)) for i in range(_MOST_MATRICES)})
     moved = [sum(a != b for a, b in zip(before, after, strict=True)) for before, after in pairwise(history)]
     pictures = []
-    for epoch in epochs:
+    for number, epoch in enumerate(epochs):
         if "shares" in gap:
-            shares, most = [[int(digit, 16) for digit in row] for row in gap["shares"][epoch]], 15
+            shares, most = [[int(digit, 16) for digit in row] for row in gap["shares"][number]], 15
         else:
-            shares, most = [[int(branch == g) for branch in history[epoch]] for g in range(groups)], 1
+            shares, most = [[int(branch == g) for branch in history[number]] for g in range(groups)], 1
         label = "at the start" if epoch == 0 else f"after epoch {epoch}"
         size = f"width:{min(360, max(96, 3 * channels))}px;height:{min(96, max(24, 7 * groups))}px"
         alt = f"{name}, {label}: share of each channel in each branch"
@@ -110,7 +108,7 @@ def _figure(name: str, gap: Mapping[str, Any]) -> str:
     title = f"{name}: {what}, {channels} channels in {plural(groups, 'branch').replace('branchs', 'branches')}"
     return (
         f"<h3>{text(title)}</h3>"
-        f'<p class="note">Channels that changed their branch, epoch by epoch: {changes}.</p>'
+        f'<p class="note">Channels that changed their branch from picture to picture: {changes}.</p>'
         f'<div class="matrices">{"".join(pictures)}</div>'
     )
 

@@ -155,6 +155,9 @@ class Coordinator:
             self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0))
         )
         prune = False
+        if record.get("soft"):  # its shuffles are still being learned: no figure to hold against others
+            self.emit(event)
+            return True
         if len(self.config.objectives) == 1:
             try:
                 running.trial.report(accuracy, step=epoch)
@@ -386,7 +389,8 @@ class Coordinator:
             proposed = frozen.user_attrs[CANDIDATE]
             if self._halving is not None:
                 costs = self._costs({**proposed, "latency_ms": candidate.latency_ms})
-                self._halving.record(origin_of(frozen), candidate.curve, costs)
+                hard = [epoch for epoch in candidate.curve if not epoch.get("soft")]
+                self._halving.record(origin_of(frozen), hard, costs)
             self._checkpoints.clear(proposed["hash"])
         if candidate.state == "complete" and candidate.accuracy is not None:
             self._best = max(self._best, candidate.accuracy)

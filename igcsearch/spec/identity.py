@@ -36,19 +36,26 @@ def is_free(block: Block) -> bool:
 
 
 def patterned(block: Block, free_only: bool) -> Block:
-    """The block with its random and explicit shuffles (or all) of the kind that its steps have by default."""
-    shortcut = None if block.shortcut is None else _patterned(block.shortcut, free_only)
-    return replace(block, steps=_patterned(block.steps, free_only), shortcut=shortcut)
+    """The block with its random and explicit shuffles (or all but learned ones) of the kind that its steps have by default."""
+    return _replaced(block, _FREE if free_only else (*_FREE, "interleave", "identity"))
 
 
-def _patterned(steps: tuple[Step, ...], free_only: bool) -> tuple[Step, ...]:
+def without_orders(block: Block) -> Block:
+    """The block with an interleave for whatever shuffle has an order of its own, or is to have one: it runs as fast."""
+    return _replaced(block, (*_FREE, "learned"))
+
+
+def _replaced(block: Block, kinds: tuple[str, ...]) -> Block:
+    shortcut = None if block.shortcut is None else _patterned(block.shortcut, kinds)
+    return replace(block, steps=_patterned(block.steps, kinds), shortcut=shortcut)
+
+
+def _patterned(steps: tuple[Step, ...], kinds: tuple[str, ...]) -> tuple[Step, ...]:
     made: list[Step] = []
     for step in steps:
         if isinstance(step, Parallel):
-            step = replace(step, lanes=tuple(_patterned(lane, free_only) for lane in step.lanes))
-        if not isinstance(step, Pool) and step.shuffle.kind in (
-            _FREE if free_only else (*_FREE, "interleave", "identity")
-        ):
+            step = replace(step, lanes=tuple(_patterned(lane, kinds) for lane in step.lanes))
+        if not isinstance(step, Pool) and step.shuffle.kind in kinds:
             step = replace(step, shuffle=Shuffle("identity") if isinstance(step, Parallel) else Shuffle())
         made.append(step)
     return tuple(made)

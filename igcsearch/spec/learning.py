@@ -111,19 +111,20 @@ def gaps(architecture: Architecture) -> tuple[list[Gap], list[str]]:
     """The learned shuffles that have something to learn, and for each of the others a line that says why it has not."""
     found: list[Gap] = []
     reasons: list[str] = []
-    ordered = False  # whether the order of the channels that a block reads is fixed by more than its own product
-    for name, block in architecture.blocks():
+    named = list(architecture.blocks())
+    chain = _Chain(tuple(block for _, block in named), architecture.head.steps)
+    for position, (name, block) in enumerate(named):
         for index, step in enumerate(block.steps):
-            if not isinstance(step, Pool) and step.shuffle.kind == "learned":
-                gap = _gap(name, block, index, ordered)
-                found += [gap] if isinstance(gap, Gap) else []
-                reasons += [gap] if isinstance(gap, str) else []
+            if isinstance(step, Pool) or step.shuffle.kind != "learned":
+                continue
+            gap = _gap(name, chain, position, index)
+            found += [gap] if isinstance(gap, Gap) else []
+            reasons += [gap] if isinstance(gap, str) else []
         inner = [*_inner(block.steps), *every_factor(block.shortcut or ())]
         if any(factor.shuffle.kind == "learned" for factor in inner):
             reasons.append(f"{name}: in lanes and shortcuts no shuffle is learned")
-        ordered = _fixes_order(block)
     if any(factor.shuffle.kind == "learned" for factor in every_factor(architecture.head.steps)):
-        reasons.append("head: the classifier absorbs any order of its channels")
+        reasons.append("head: the classifier absorbs any order of its channels (2)")
     return found, reasons
 
 
@@ -143,8 +144,8 @@ def reduced(architecture: Architecture) -> tuple[Architecture, list[str]]:
 def opened(architecture: Architecture) -> Architecture:
     """The architecture with a learned shuffle wherever there is something to learn; families without are left as they are.
 
-    In a block of interleaved factors behind a channel-wise one that is behind the channel-wise factor and, where an identity
-    shortcut fixes the order of the outputs, at the end of the product.
+    That is in front of the first factor with branches behind channel-wise ones, between the factors of products that are not
+    strict or nearly complementary, and at the end of products whose outputs meet something else with an order of its own.
     """
 
     def candidate(name: str, index: int, factor: Factor) -> Shuffle:
@@ -210,48 +211,109 @@ def is_learned(architecture: Architecture) -> bool:
     return any(shuffle.kind == "learned" for steps in blocks for shuffle in _shuffles(steps))
 
 
-def _gap(name: str, block: Block, index: int, ordered: bool) -> Gap | str:
+class _Chain(NamedTuple):
+    """The blocks of a network, and its head's steps: what absorbs a permutation of the channels between two blocks."""
+
+    blocks: tuple[Block, ...]
+    head: tuple[Step, ...]
+
+    def before(self, position: int) -> bool:
+        """True if any order of the channels that a block reads can be had by other weights in front of it."""
+        if position == 0:
+            return False  # the channels of an image have places
+        block = self.blocks[position - 1]
+        around = block.shortcut
+        if not _is_dense(_last(block.steps)):
+            return False
+        if around == ():
+            return _is_dense(_first(block.steps)) and self.before(position - 1)
+        return around is None or _is_dense(_last(around))
+
+    def behind(self, position: int) -> bool:
+        """True if any order of the channels that a block writes can be made up for by other weights behind it."""
+        if position + 1 == len(self.blocks):
+            first = _first(self.head)
+            return first is None or _is_dense(first)
+        block = self.blocks[position + 1]
+        around = block.shortcut
+        if not _is_dense(_first(block.steps)):
+            return False
+        if around == ():
+            return _is_dense(_last(block.steps)) and self.behind(position + 1)
+        return around is None or _is_dense(_first(around))
+
+
+def _gap(name: str, chain: _Chain, position: int, index: int) -> Gap | str:
     """The gap of a learned shuffle, or why there is nothing to learn."""
+    block = chain.blocks[position]
     where, step = f"{name}.step{index}", block.steps[index]
     if not isinstance(step, Factor):
         return f"{where}: a shuffle is learned behind a factor, not behind lanes"
     if index == len(block.steps) - 1:
-        return _end_gap(name, block, index)
-    after = block.steps[index + 1]
-    if not isinstance(after, Factor) or _is_channelwise(after):
+        return _end_gap(name, chain, position, index)
+    reader = block.steps[index + 1]
+    if not isinstance(reader, Factor) or _is_channelwise(reader):
         return f"{where}: what follows does not mix channels; learn the shuffle in front of a factor that does"
-    if after.groups == 1:
+    if reader.groups == 1:
         return f"{where}: the dense factor behind it absorbs any permutation (2)"
-    mixing = next((s for s in reversed(block.steps[: index + 1]) if not _passes(s)), None)
+    mixing = _last(block.steps[: index + 1])
     gap = Gap(name, index, index + 1)
     if mixing is None:
-        if block.shortcut == () or ordered:
-            return gap
-        if block.shortcut is None or (isinstance(block.shortcut[0], Factor) and block.shortcut[0].groups == 1):
+        around = block.shortcut
+        if around == ():
+            absorbed = chain.before(position) and _is_dense(_last(block.steps)) and chain.behind(position)
+        else:
+            absorbed = chain.before(position) and (around is None or _is_dense(_first(around)))
+        if absorbed:
             return f"{where}: the dense factor before the block absorbs any permutation (2)"
         return gap
-    if isinstance(mixing, Factor) and mixing.groups == 1:
+    if _is_dense(mixing):
         return f"{where}: the dense factor before it absorbs any permutation (2)"
     found = level(block)
-    if found in ("strict", "nearly"):
-        return f"{where}: the block is {found} complementary, and only interleaved between two factors that mix (4, 5)"
-    return gap
+    if found not in ("strict", "nearly"):
+        return gap
+    if isinstance(mixing, Factor) and mixing.branch_width == 1:
+        return f"{where}: the factor before it writes several channels for each, which only an interleave keeps {found}"
+    return f"{where}: the block is {found} complementary, and only interleaved between two factors that mix (4, 5)"
 
 
-def _end_gap(name: str, block: Block, index: int) -> Gap | str:
+def _end_gap(name: str, chain: _Chain, position: int, index: int) -> Gap | str:
+    """As `_gap`, of the rows of the last factor."""
+    block = chain.blocks[position]
     where, factor = f"{name}.step{index}", block.steps[index]
     assert isinstance(factor, Factor)
-    if factor.groups == 1 or _is_channelwise(factor):
-        return f"{where}: the last factor has no branches whose channels could be chosen (2)"
-    if block.shortcut != ():
-        return f"{where}: without an identity shortcut the block behind absorbs any permutation (1)"
+    if factor.groups == 1:
+        return f"{where}: the rows of a dense factor absorb any permutation (2)"
+    if factor.branch_width == 1:
+        return f"{where}: the last factor has no branches of several channels; learn behind one that has"
+    around = block.shortcut
+    if around == ():
+        if _is_dense(_first(block.steps)) and chain.before(position) and chain.behind(position):
+            return f"{where}: the dense factors around absorb any permutation (2)"
+        return Gap(name, index, index)
+    if around is not None and not _is_dense(_last(around)):
+        return Gap(name, index, index)
+    if chain.behind(position):
+        return f"{where}: what is dense behind the block absorbs any permutation (2)"
+    after = chain.blocks[position + 1] if position + 1 < len(chain.blocks) else None
+    if after is not None and after.shortcut is None:
+        first = after.steps[0]
+        if isinstance(first, Factor) and _is_channelwise(first):
+            return f"{where}: the block behind asks the same in front of its own first branches (3)"
     return Gap(name, index, index)
 
 
-def _fixes_order(block: Block) -> bool:
-    """True if a permutation of the block's outputs cannot be absorbed in its last factor."""
-    last = next((step for step in reversed(block.steps) if not _passes(step)), None)
-    return block.shortcut is not None or not isinstance(last, Factor) or last.groups > 1
+def _first(steps: tuple[Step, ...]) -> Step | None:
+    """The first step that does not pass every channel through alone."""
+    return next((step for step in steps if not _passes(step)), None)
+
+
+def _last(steps: tuple[Step, ...]) -> Step | None:
+    return _first(steps[::-1])
+
+
+def _is_dense(step: Step | None) -> bool:
+    return isinstance(step, Factor) and step.groups == 1
 
 
 def _is_channelwise(factor: Factor) -> bool:

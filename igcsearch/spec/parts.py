@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .architecture import Architecture
 from .block import Block, Parallel, Pool, Step, chain_macs
 from .factor import Factor
+from .identity import without_orders
 
 _KINDS = ("pointwise", "grouped pointwise", "spatial", "grouped spatial", "channel-wise")
 #: What `Part.features` gives: of each kind of factor how many there are, their multiply-adds, weights, and numbers written; then of
@@ -56,7 +57,7 @@ class Part:
         """Equal for parts that run alike."""
         if self.block is None:
             return f"classifier-{self.num_classes} {self.channels}x{self.size}"
-        digest = hashlib.sha256(self.block.text.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(without_orders(self.block).text.encode()).hexdigest()[:12]
         return f"{'head-' * self.head}{digest} {self.channels}x{self.size}"
 
     def features(self, batch: int) -> tuple[float, ...]:

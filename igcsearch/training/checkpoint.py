@@ -7,6 +7,7 @@ shuffles that were learned. Random numbers are keyed, so there is no generator t
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,17 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
         raise UsageError(f"checkpoint {path} cannot be written ({error}); name a file in a folder with room") from None
 
 
-def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put the state of a file into the stepper; the curve up to then.
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint holds: the curve so far, the record of learned shuffles (None: there are none), the tensors."""
+
+    curve: list[dict[str, Any]]
+    learned: dict[str, Any] | None
+    tensors: dict[str, Tensor]
+
+
+def read_checkpoint(path: Path, identity: dict[str, Any]) -> Stored:
+    """The content of a file.
 
     Raises:
         CheckpointError: a file that is damaged, of another format, or of another architecture, recipe, data or start.
@@ -76,7 +86,22 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> l
             raise CheckpointError(
                 f"checkpoint {path} is of another {key}{_difference(theirs.get(key), value)}; {_CURE}"
             )
-    stepper.restore(learned, len(curve))
+    return Stored(curve, learned, tensors)
+
+
+def check_learned(path: Path, stepper: Stepper, learned: dict[str, Any] | None) -> None:
+    """Raise CheckpointError unless the record is of the shuffles that this training learns."""
+    gaps = None if learned is None else set(learned.get("gaps", ()))
+    if gaps != (None if stepper.learned is None else set(stepper.learned["gaps"])):
+        raise CheckpointError(f"checkpoint {path} learns other shuffles than this training; {_CURE}")
+
+
+def put_tensors(path: Path, stepper: Stepper, tensors: dict[str, Tensor]) -> None:
+    """Put the tensors of a file into the stepper, which is hard or soft as they are.
+
+    Raises:
+        CheckpointError: they are not those of this training.
+    """
     ours = state_tensors(stepper)
     if {name: tensor.shape for name, tensor in ours.items()} != {
         name: tensor.shape for name, tensor in tensors.items()
@@ -85,7 +110,6 @@ def load_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any]) -> l
     with torch.no_grad():
         for name, tensor in ours.items():
             tensor.copy_(tensors[name])
-    return curve
 
 
 def checkpoint_identity(

@@ -21,7 +21,15 @@ from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture
 from igcsearch.spec.learning import is_learned, reduced
 from igcsearch.training.batches import Batches
-from igcsearch.training.checkpoint import checkpoint_identity, load_checkpoint, save_checkpoint, state_tensors
+from igcsearch.training.checkpoint import (
+    Stored,
+    check_learned,
+    checkpoint_identity,
+    put_tensors,
+    read_checkpoint,
+    save_checkpoint,
+    state_tensors,
+)
 from igcsearch.training.datasets.images import ImageData
 from igcsearch.training.device import repeatable, resolve_device, resolve_precision
 from igcsearch.training.evaluation import count_right
@@ -44,12 +52,18 @@ class Epoch:
         train_loss: mean over the epoch's images, as they were trained on.
         validation_accuracy: fraction, of the averaged weights.
         seconds: of this epoch, validation included.
+        soft: whether shuffles were being learned: the network is not yet the one that is trained.
     """
 
     epoch: int
     train_loss: float
     validation_accuracy: float
     seconds: float
+    soft: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the curve: `soft` only where it is so."""
+        return {name: value for name, value in asdict(self).items() if name != "soft" or value}
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,8 @@ class TrainResult:
     Attributes:
         architecture: of the network; where shuffles were learned, with those.
         state_dict: its weights (the moving average, where the recipe has one), float32, on the CPU.
-        validation_accuracy: fraction, after the last epoch reported.
+        validation_accuracy: fraction, after the last epoch reported; of one that was stopped while its shuffles were soft, with
+            those made hard.
         curve: one dict for each epoch: epoch, train_loss, validation_accuracy, seconds.
         epochs: how many were trained.
         seconds: of all epochs, those before an interruption included.
@@ -142,7 +157,7 @@ def train(
             # identity.
             entries = {name: value for name, value in recipe.to_dict().items() if name != "precision"}
             identity = checkpoint_identity(architecture.hash, entries, data.fingerprint, initial_state)
-            curve = _lead(group, lambda: _load(Path(checkpoint), stepper, identity))
+            curve = _resume(Path(checkpoint), stepper, identity)
         if group is not None:
             group.spread_(state_tensors(stepper).values())
         resumed_from = len(curve)
@@ -162,11 +177,12 @@ def train(
             while len(curve) < recipe.epochs and not stopped:
                 if stepper.soft and len(curve) >= stepper.soft_epochs:
                     _harden(stepper, batches, curve[-1]["validation_accuracy"], len(data.validation))
-                epoch = asdict(_run_epoch(stepper, batches, len(curve) + 1, len(data.validation)))
+                epoch = _run_epoch(stepper, batches, len(curve) + 1, len(data.validation)).to_dict()
                 epoch, stopped = _lead(group, partial(conclude, epoch))
                 curve.append(epoch)
+            accuracy = curve[-1]["validation_accuracy"]
             if stepper.soft:  # stopped before its time
-                _harden(stepper, batches, curve[-1]["validation_accuracy"], len(data.validation))
+                accuracy = _harden(stepper, batches, accuracy, len(data.validation))
         return TrainResult(
             architecture=stepper.architecture,
             state_dict={
@@ -175,7 +191,7 @@ def train(
                 .contiguous()
                 for name, tensor in stepper.evaluated.state_dict().items()
             },
-            validation_accuracy=curve[-1]["validation_accuracy"],
+            validation_accuracy=accuracy,
             curve=curve,
             epochs=len(curve),
             seconds=sum(done["seconds"] for done in curve),
@@ -225,7 +241,7 @@ def _run_epoch(stepper: Stepper, batches: Batches, epoch: int, validation_images
     recipe = stepper.recipe
     loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch, stepper.share), epoch)
     accuracy = _validate(stepper, batches) / validation_images
-    return Epoch(epoch, loss, accuracy, time.perf_counter() - begin)
+    return Epoch(epoch, loss, accuracy, time.perf_counter() - begin, stepper.soft is not None)
 
 
 def _validate(stepper: Stepper, batches: Batches) -> int:
@@ -238,8 +254,8 @@ def _validate(stepper: Stepper, batches: Batches) -> int:
     return right if group is None else int(group.sum_(torch.tensor(right, device=stepper.device)))
 
 
-def _harden(stepper: Stepper, batches: Batches, soft_accuracy: float, validation_images: int) -> None:
-    """Go on with hard shuffles, and record what that changed."""
+def _harden(stepper: Stepper, batches: Batches, soft_accuracy: float, validation_images: int) -> float:
+    """Go on with hard shuffles, and record what that changed; the accuracy behind it."""
     images = next(batches.in_order("validation", stepper.recipe.eval_batch_size)).images
     before = stepper.logits(images)
     stepper.harden()
@@ -249,10 +265,26 @@ def _harden(stepper: Stepper, batches: Batches, soft_accuracy: float, validation
         "hard_accuracy": _validate(stepper, batches) / validation_images,
         "difference": float((stepper.logits(images) - before).abs().max()),
     }
+    return float(stepper.learned["hard_accuracy"])
 
 
-def _load(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:
-    return load_checkpoint(path, stepper, identity) if path.exists() else []
+def _resume(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """The curve of a checkpoint, if there is one, and its state in the stepper: in process 0 alone, but what the state is
+    of, soft or hardened, in all."""
+    group, stored = stepper.group, list[Stored]()
+
+    def read() -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        if not path.exists():
+            return [], None
+        stored.append(read_checkpoint(path, identity))
+        check_learned(path, stepper, stored[0].learned)
+        return stored[0].curve, stored[0].learned
+
+    curve, learned = _lead(group, read)
+    if curve:
+        stepper.restore(learned, len(curve))
+        _lead(group, lambda: put_tensors(path, stepper, stored[0].tensors))
+    return curve
 
 
 def _lead(group: "Group | None", work: Callable[[], T]) -> T:

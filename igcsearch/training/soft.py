@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from igcsearch.nn.learned import READ, WARM_UP, LearnedShuffles
+from igcsearch.nn.learned import LearnedShuffles
 from igcsearch.nn.network import Network
+from igcsearch.nn.sides import READ, WARM_UP
 from igcsearch.spec.permutations import Order
 from igcsearch.training.recipe import Recipe
 
 _ASSIGNMENTS = 40  # in the whole soft phase
 _DIGITS = "0123456789abcdef"
 _MOST_SHARES = 4096  # of one gap, that are kept for pictures
+_MOST_SNAPSHOTS = 6  # of the branches, over the soft phase
 
 
 class SoftPhase:
@@ -36,7 +38,8 @@ class SoftPhase:
     ) -> None:
         rule = recipe.learning
         self.epochs = rule.soft_epochs(recipe.epochs)
-        self.record: dict[str, Any] = {"way": rule.way, "soft_epochs": self.epochs, "gaps": {}}
+        self._kept = {round(i * self.epochs / (_MOST_SNAPSHOTS - 1)) for i in range(_MOST_SNAPSHOTS)}
+        self.record: dict[str, Any] = {"way": rule.way, "soft_epochs": self.epochs, "snapshots": [], "gaps": {}}
         self._total = self.epochs * steps
         self._read_at = math.ceil(READ * self._total)
         self._every = max(1, self._total // _ASSIGNMENTS)
@@ -60,7 +63,7 @@ class SoftPhase:
                     "exp_avg": zero,
                     "exp_avg_sq": zero.clone(),
                 }
-        self._note()
+        self._note(0)
 
     def excluded(self) -> set[int]:
         """Parameters, by `id`, that are learned here and not by the training's own optimizer."""
@@ -91,11 +94,15 @@ class SoftPhase:
 
     def end_epoch(self, epoch: int, steps: int) -> None:
         """After the last step of an epoch (from 1), before it is evaluated."""
-        self.seek(epoch, steps)
-        self._note()
+        for shuffles in self._both:
+            shuffles.advance(epoch * steps / self._total, epoch * steps)
+        self._note(epoch)
 
     def seek(self, epoch: int, steps: int) -> None:
-        """To where the schedules are after an epoch."""
+        """To where the schedules are after an epoch, as a training that goes on from a checkpoint."""
+        for parameter in self.shuffles.parameters():
+            assert self._optimizer is not None
+            self._optimizer.state[parameter]["step"].fill_(epoch * steps)
         for shuffles in self._both:
             shuffles.advance(epoch * steps / self._total, epoch * steps)
 
@@ -111,10 +118,14 @@ class SoftPhase:
             f"shuffle.{index}.{name}": value
             for index, parameter in enumerate(self.shuffles.parameters())
             for name, value in self._optimizer.state[parameter].items()
+            if name != "step"  # which the epoch says
         }
 
-    def _note(self) -> None:
-        """Keep the branch of each channel, and its shares where they are soft, for the record."""
+    def _note(self, epoch: int) -> None:
+        """Keep the branch of each channel, and its shares where they are soft, for the record: of some epochs, not of all."""
+        if epoch not in self._kept:
+            return
+        self.record["snapshots"].append(epoch)
         shares = self.shuffles.shares()
         for gap in self.shuffles.gaps:
             record, layer = self.record["gaps"][gap.name], self.shuffles.layers[gap.block, gap.reader]

@@ -8,8 +8,9 @@ from igcsearch.blocks import FAMILIES, network
 from igcsearch.errors import UsageError
 from igcsearch.nn import build
 from igcsearch.nn.layers import FactorLayer
-from igcsearch.nn.learned import CLOSED, READ, LearnedShuffles, SoftFactorLayer
-from igcsearch.spec import Budget, Factor, Problem, Shuffle, Stage
+from igcsearch.nn.learned import LearnedShuffles, SoftFactorLayer
+from igcsearch.nn.sides import CLOSED, READ, complete
+from igcsearch.spec import Block, Budget, Factor, Problem, Shuffle, Stage
 from igcsearch.spec.learning import WAYS, LearningRule, hardened, opened
 
 FAMILY_OPTIONS = {
@@ -81,17 +82,74 @@ def test_momentum_is_hardened_with_its_weights():
     assert all(torch.equal(twice[name], 2 * hard[name]) for name in hard)
 
 
-def test_weights_that_are_given_are_kept_within_their_branches():
-    architecture = opened_network("igcv2")
+# A learned shuffle stands at interleave until it is learned: a network that is given begins as it is.
+@pytest.mark.parametrize("family", FAMILY_OPTIONS)
+def test_weights_that_are_given_are_kept_where_they_stand(family):
+    architecture = opened_network(family)
     net = build(architecture, 3)
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    # Behind channel-wise factors the start is the identity, the end of a product starts unshuffled: compare that network.
+    want = net.eval()(images).detach()
     shuffles = LearnedShuffles(net, LearningRule(), seed=0, keep_weights=True)
-    start = hardened(architecture, shuffles.orders())
-    same = build(start)
-    same.load_state_dict(before)
-    assert torch.allclose(net.eval()(images), same.eval()(images), atol=1e-5)
+    assert torch.allclose(net.eval()(images), want, atol=1e-5)
+    shuffles.advance(1.0, 0)  # and all of it lies within the branches that it stands at
+    assert torch.allclose(net.eval()(images), want, atol=1e-5)
+
+
+# A block of two factors that mix, with a shuffle between them that is no identity and a norm behind it.
+def test_weights_that_are_given_are_kept_behind_a_norm():
+    steps = (Factor(12, 12, groups=2, norm=True, shuffle=Shuffle("learned")), Factor(12, 12, groups=2, norm=True))
+    architecture = network(Problem(8, 1, 10, Budget()), 12, [Stage((Block(steps, shortcut=()),))])
+    net = build(architecture, 3)
+    with torch.no_grad():
+        net.stages[0][0].steps[0].norm.weight.copy_(torch.rand(12, generator=torch.Generator().manual_seed(1)))
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    want = net.eval()(images).detach()
+    LearnedShuffles(net, LearningRule(), seed=0, keep_weights=True)
+    assert torch.allclose(net.eval()(images), want, atol=1e-5)
+
+
+# Every branch keeps a channel of every source, by the swaps that lose least; and where it has them already, it is left alone.
+def test_branches_are_completed():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        branches, sources, width = rng.integers(2, 5), rng.integers(2, 5), rng.integers(4, 8)
+        channels = int(branches * width * sources)  # a multiple of both
+        kinds = rng.permutation(np.repeat(np.arange(sources), channels // sources))
+        groups = np.argsort(np.argsort(kinds, kind="stable")) // (channels // branches)  # as one-sided as can be
+        gains = rng.random((channels, branches))
+        found = complete(groups, kinds, gains)
+        table = np.zeros((sources, branches), dtype=int)
+        np.add.at(table, (kinds, found), 1)
+        assert table.min() >= 1
+        assert (np.bincount(found) == channels // branches).all()
+        assert (complete(found, kinds, gains) == found).all()
+    assert complete(groups, None, gains) is groups
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_complementary_block_stays_so_whatever_the_weights_say(way):
+    block = FAMILIES["igcv3"](24, 24, residual=True, expansion=2, groups=(4, 4))
+    architecture = opened(network(Problem(8, 1, 10, Budget()), 24, [Stage((block,))]))
+    net = build(architecture, 0)
+    shuffles = LearnedShuffles(net, LearningRule(way), seed=0)
+    (layer,) = shuffles.layers.values()
+    kinds = torch.tensor(layer.columns.sources)
+    with torch.no_grad():  # weights and shares that want each source in a branch of its own
+        wanted = torch.nn.functional.one_hot(kinds, 4).T.float()
+        layer.conv.weight.copy_((layer.rows().T @ wanted)[:, :, None, None] + 1e-3)
+        for parameter in layer.columns.parameters():
+            rows = wanted if parameter.shape[0] == 4 else wanted.repeat_interleave(12, dim=0)
+            parameter.copy_(rows * 4.0)
+    shuffles.advance(0.5, 0)
+    shuffles.assign(thorough=False)
+    shuffles.close()
+    shuffles.advance(1.0, 1)
+    (learned,) = hardened(architecture, shuffles.orders()).stages[0].blocks
+    assert learned.report["complementary"] == "loose"
+    assert learned.report["paths"]["min"] >= 1
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Block, Budget, Factor, Parallel, Problem, Shuffle, Stage
 from igcsearch.spec.conditions import level, path_counts
 from igcsearch.spec.learning import LearningRule, gaps, hardened, is_learned, opened, reduced
+from igcsearch.spec.parts import parts
 
 PROBLEM = Problem(8, 1, 10, Budget())
 LEARNED = Shuffle("learned")
@@ -113,8 +115,8 @@ def _pointwise(channels: int, *groups: int, learned: int, shortcut: bool) -> Blo
         (_pointwise(12, 4, 3, learned=0, shortcut=True), "strict complementary, and only interleaved"),
         (_pointwise(12, 12, 12, learned=0, shortcut=True), "what follows does not mix channels"),
         (_pointwise(12, 12, 4, learned=0, shortcut=False), "the dense factor before the block absorbs"),
-        (_pointwise(12, 4, 3, learned=1, shortcut=False), "without an identity shortcut"),
-        (_pointwise(12, 4, 1, learned=1, shortcut=True), "no branches whose channels could be chosen"),
+        (_pointwise(12, 4, 3, learned=1, shortcut=False), "what is dense behind the block absorbs"),
+        (_pointwise(12, 4, 1, learned=1, shortcut=True), "the rows of a dense factor absorb any permutation"),
         (Block((Factor(12, 12), Parallel(((), ()), 12, split=(6, 6), shuffle=LEARNED))), "not behind lanes"),
         (
             Block((Parallel(((Factor(6, 6, groups=2, shuffle=LEARNED),), ()), 12, split=(6, 6)),)),
@@ -142,7 +144,7 @@ def test_a_loose_product_learns_between_two_factors_that_mix():
 def test_channels_from_a_dense_stem_have_an_order_only_beside_a_shortcut():
     block = igcv2(12, 12, branch_widths=(3, 4), shuffle="learned")
     first, second = (made(block, block), made(xception(12, 12), block))
-    # Behind the stem, and behind a dense factor: void. Behind grouped factors: not.
+    # Behind the dense stem and behind a dense factor: void. Behind grouped factors: not.
     assert [gap.block for gap in gaps(first)[0]] == ["stage1.block2"]
     assert gaps(second)[0] == []
 
@@ -186,3 +188,73 @@ def test_an_explicit_order_and_learned_are_not_one_shuffle():
     data["stages"][0]["blocks"][0]["steps"][0]["shuffle"]["order"] = list(range(12))
     with pytest.raises(UsageError, match="an explicit shuffle has an order, others have none"):
         Architecture.from_dict(data)
+
+
+# Each place of a network is asked in turn: where nothing is to be learned, every permutation is the same network by the key; where
+# something is, some are different. (Strict and nearly complementary products are left as they are between their factors.)
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [igcv3(12, 12, expansion=2, groups=(2, 2)), igcv3(12, 24, expansion=2, groups=(2, 2), stride=2)],
+        [igcv2(12, 12, branch_widths=(3, 4)), igcv2(12, 24, branch_widths=(3, 4), stride=2)],
+        [igcv2(12, 12, branch_widths=(3, 4)), igcv2(12, 12, branch_widths=(3, 4))],
+        [igcv2(12, 12, branch_widths=(3, 4)), igcv2(12, 24, branch_widths=(3, 4), stride=2, residual=True)],
+        [xception(12, 12), igcv2(12, 12, branch_widths=(3, 4))],
+        [xception(12, 12, residual=True), igcv2(12, 12, branch_widths=(3, 4))],
+        [igcv2(12, 12, branch_widths=(3, 4)), xception(12, 12)],
+        [xception(12, 12), igcv2(12, 12, branch_widths=(3, 4), residual=True), xception(12, 12)],
+        [FAMILIES["igcv1"](12, 12, primary_groups=4, residual=True), FAMILIES["igcv1"](12, 12, primary_groups=4)],
+    ],
+    ids=lambda blocks: " ".join(f"{b.family}{b.stride}{'' if b.shortcut is None else 's'}" for b in blocks),
+)
+def test_reasons_agree_with_the_equivalence_key(blocks):
+    stages, width = [], blocks[0].in_channels
+    for block in blocks:
+        stages.append(Stage((block,)))
+    plain = network(PROBLEM, width, stages)
+    rng = np.random.default_rng(0)
+    asked = 0
+    for name, block in plain.blocks():
+        for index, step in enumerate(block.steps):
+            one = _with_shuffle(plain, name, index, LEARNED)
+            found, reasons = gaps(one)
+            if reasons and "interleave" in reasons[0]:
+                continue
+            if reasons and ("does not mix" in reasons[0] or "no branches of several" in reasons[0]):
+                continue
+            orders = [rng.permutation(step.out_channels) for _ in range(4)]
+            keys = {
+                _with_shuffle(plain, name, index, Shuffle("explicit", order=tuple(map(int, o)))).key for o in orders
+            }
+            asked += 1
+            if found:
+                assert len(keys) > 1, (name, index)
+            elif "asks the same" not in reasons[0]:
+                assert len(keys) == 1, (name, index, reasons)
+    assert asked >= 3
+
+
+def _with_shuffle(architecture: Architecture, name: str, index: int, shuffle: Shuffle) -> Architecture:
+    def changed(where: str, block: Block) -> Block:
+        if where != name:
+            return block
+        step = replace(block.steps[index], shuffle=shuffle)
+        return replace(block, steps=(*block.steps[:index], step, *block.steps[index + 1 :]))
+
+    blocks = [changed(where, block) for where, block in architecture.blocks()]
+    stages = tuple(Stage((block,)) for block in blocks[1:])
+    return replace(architecture, stem=blocks[0], stages=stages)
+
+
+def test_channels_of_an_image_have_places():
+    stem = Block((Factor(12, 12, kernel_size=3, groups=12, shuffle=LEARNED), Factor(12, 12, groups=4, norm=True)))
+    architecture = Architecture(12, 8, 10, stem, (Stage((xception(12, 12),)),))
+    assert [gap.name for gap in gaps(architecture)[0]] == ["stem.step0"]
+
+
+def test_hardened_parts_run_as_fast_as_proposed_ones():
+    plain = made(igcv2(12, 12, branch_widths=(3, 4), residual=True))
+    asked = opened(plain)
+    orders = {gap.name: np.random.default_rng(0).permutation(12) for gap in gaps(asked)[0]}
+    keys = [[part.key for part in parts(architecture)] for architecture in (plain, asked, hardened(asked, orders))]
+    assert keys[0] == keys[1] == keys[2]

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from igcsearch.blocks import igcv2, igcv3, network, stage
 from igcsearch.errors import UsageError
 from igcsearch.nn import build
 from igcsearch.spec.learning import WAYS, gaps, hardened, is_learned, opened
-from igcsearch.training import CheckpointError, Recipe, evaluate, time_step, train
+from igcsearch.training import CheckpointError, Recipe, TrainingDiverged, evaluate, time_step, train
 
 RECIPE = Recipe(epochs=5, batch_size=16, soft_share=0.6, ema_decay=0.9)
 
@@ -39,7 +40,7 @@ def test_a_training_ends_with_an_ordinary_network(quarters, way):
     assert learned["soft_accuracy"] == result.curve[2]["validation_accuracy"] == learned["hard_accuracy"]
     assert set(learned["gaps"]) == {gap.name for gap in gaps(architecture)[0]}
     for gap in learned["gaps"].values():
-        assert len(gap["history"]) == 4  # the start and three soft epochs
+        assert len(gap["history"]) == len(learned["snapshots"]) == 4  # the start and three soft epochs
         assert ("shares" in gap) == (way != "assignment")
         assert sorted(gap["order"]) == list(range(len(gap["order"])))
     # what is recorded is what the network has
@@ -85,6 +86,12 @@ def test_one_that_is_stopped_early_is_hardened_all_the_same(quarters):
     result = train(opened_for(quarters), quarters, RECIPE, device="cpu", threads=1, on_epoch=lambda epoch: False)
     assert result.stopped
     assert result.epochs == 1
+    assert result.curve[0]["soft"] is True
+    # what is said of it is what it is
+    net = build(result.architecture)
+    net.load_state_dict(result.state_dict)
+    found = evaluate(net, quarters.validation, device="cpu", threads=1)[0]
+    assert result.validation_accuracy == result.learned["hard_accuracy"] == pytest.approx(found)
     assert not is_learned(result.architecture)
     build(result.architecture).load_state_dict(result.state_dict)
 
@@ -111,6 +118,28 @@ def test_weights_to_begin_with(quarters):
     other = train(architecture, quarters, RECIPE, device="cpu", threads=1)
     assert result.curve[0]["train_loss"] != other.curve[0]["train_loss"]
     assert not is_learned(result.architecture)
+
+
+def test_a_checkpoint_of_other_gaps_is_refused(quarters, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    train(opened_for(quarters), quarters, RECIPE, device="cpu", checkpoint=path, on_epoch=lambda epoch: False)
+    with safe_open(path, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata={key: text.replace("step2", "step9") for key, text in about.items()})
+    with pytest.raises(CheckpointError, match="learns other shuffles"):
+        train(opened_for(quarters), quarters, RECIPE, device="cpu", checkpoint=path)
+
+
+def test_a_diverging_training_says_so(quarters):
+    with pytest.raises(TrainingDiverged, match=r"loss is|weights are not finite"):
+        train(opened_for(quarters), quarters, replace(RECIPE, lr=1e30), device="cpu", threads=1)
+
+
+def test_few_snapshots_of_many_epochs(quarters):
+    recipe = replace(RECIPE, epochs=14, soft_share=0.9)
+    learned = train(opened_for(quarters), quarters, recipe, device="cpu", threads=1).learned
+    assert learned["snapshots"] == [0, 2, 5, 7, 10, 12]
+    assert all(len(gap["history"]) == 6 for gap in learned["gaps"].values())
 
 
 def test_float64_and_no_moving_average(quarters):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ class Trainer:
         """Train the job's network, from its checkpoint where there is one, alone or in a group. The result as plain data."""
 
         def told(epoch: Epoch) -> bool:
-            return on_epoch(asdict(epoch))
+            return on_epoch(epoch.to_dict())
 
         architecture = architecture_of(job)
         result = train_in_study(
@@ -90,6 +89,8 @@ class Trainer:
             on_note=on_note,
             group=group,
         )
+        for note in result.notes:
+            on_note(f"nothing to learn, interleaved instead: {note}")
         learned = result.architecture.to_dict() if result.architecture.hash != architecture.hash else None
         return {
             "accuracy": float(result.validation_accuracy),
