@@ -13,6 +13,7 @@ pairs of one seed with its 95 % interval, the smallest difference that so many s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import multiprocessing
@@ -21,6 +22,7 @@ import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from igcsearch.cli.sizes import parse_size
 from igcsearch.machine import thread_settings
 from igcsearch.spec import Architecture, Factor, Problem, Shuffle, Stage
 from igcsearch.spec.learning import WAYS, gaps, hardened, opened
-from igcsearch.training import DataSpec, default_recipe, evaluate, load_data, train
+from igcsearch.training import DataSpec, ImageData, default_recipe, evaluate, load_data, train
 
 from .facts import save
 
@@ -93,13 +95,14 @@ def _unshuffled(step: Any) -> Any:
 
 def run(spec: DataSpec, family: str, kind: str, seed: int, epochs: int, folder: Path) -> dict[str, Any]:
     """One training, or its row if it is there already."""
-    path = folder / f"{Path(spec.name).stem}-{epochs}-{family}-{kind}-{seed}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text()))
-    data = load_data(spec)
+    data = _data(spec)
     architecture = with_shuffles(base(family, data.problem()), kind, seed)
     given = {"shuffle_way": kind} if kind in WAYS else {}
     recipe = default_recipe(data, epochs=epochs, seed=seed, **given)
+    of = json.dumps([data.fingerprint, len(data.train), data.image_size, recipe.to_dict(), architecture.hash])
+    path = folder / f"{family}-{kind}-{seed}-{hashlib.sha256(of.encode()).hexdigest()[:8]}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text()))
     checkpoint = path.with_suffix(".safetensors")
     result = train(architecture, data, recipe, device="cpu", threads=1, checkpoint=checkpoint)
     from igcsearch.nn import build
@@ -132,6 +135,11 @@ def run(spec: DataSpec, family: str, kind: str, seed: int, epochs: int, folder: 
     path.with_suffix(".new").replace(path)
     checkpoint.unlink(missing_ok=True)
     return row
+
+
+@lru_cache(maxsize=1)
+def _data(spec: DataSpec) -> ImageData:
+    return load_data(spec)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -49,35 +49,29 @@ class Trial(Protocol):
 
 
 class Limited:
-    """A trial that offers only some of a categorical parameter's choices; for the rest it is the trial that it is made of.
+    """A trial whose parameter "shuffle" offers only some kinds; for the rest it is the trial that it is made of.
+
+    A parameter of that name with other meanings, known by its having no choice "learned", is left as it is.
 
     Args:
         trial: of the search.
-        name: of the parameter.
-        allowed: of its choices; those that a space does not have are passed over.
+        allowed: kinds, of interleave, random and learned.
     """
 
-    def __init__(self, trial: Trial, name: str, allowed: tuple[str, ...]) -> None:
-        self._trial, self._name, self._allowed = trial, name, allowed
+    def __init__(self, trial: Trial, allowed: tuple[str, ...]) -> None:
+        self._trial, self._allowed = trial, allowed
         self.asked = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trial, name)
 
     def suggest_categorical(self, name: str, choices: tuple[str, ...]) -> str:
-        """One of the choices that are allowed.
-
-        Raises:
-            UsageError: the space has none of them.
-        """
-        if name == self._name:
+        """One of the choices that are allowed."""
+        if name == "shuffle" and "learned" in choices:
             self.asked = True
-            kept = tuple(choice for choice in choices if choice in self._allowed)
-            if not kept:
-                raise UsageError(
-                    f"the space has no {name} {' or '.join(self._allowed)}; it has {', '.join(map(str, choices))}"
-                )
-            choices = kept
+            choices = tuple(choice for choice in choices if choice in self._allowed)
+            if not choices:
+                raise UsageError(f"the space has no shuffle {' or '.join(self._allowed)}; give another --shuffle")
         return self._trial.suggest_categorical(name, choices)
 
 

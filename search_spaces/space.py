@@ -50,20 +50,19 @@ class Space:
         """
         return None if self._smallest is None else self._smallest(problem)
 
-    def limited(self, name: str, allowed: tuple[str, ...], required: bool) -> Space:
-        """The space with only some choices of its categorical parameter `name`.
+    def limited(self, shuffles: tuple[str, ...]) -> Space:
+        """The space with only some kinds of shuffles, of interleave, random and learned, where it offers learned ones.
 
-        Args:
-            required: whether proposals of a space without that parameter are refused.
+        A space that offers none is left as it is; where learned ones are among those that are asked for, its proposals are refused.
         """
 
         def propose(trial: Trial, problem: Problem) -> Architecture:
-            limited = Limited(trial, name, allowed)
+            limited = Limited(trial, shuffles)
             architecture = self.propose(limited, problem)
-            if required and not limited.asked:
+            if "learned" in shuffles and not limited.asked:
                 raise UsageError(
-                    f"space {self.name!r} has no parameter {name!r}; let it ask "
-                    f"trial.suggest_categorical({name!r}, ({', '.join(map(repr, allowed))},))"
+                    f"space {self.name!r} offers no learned shuffles; let it ask trial.suggest_categorical('shuffle', "
+                    "('interleave', 'random', 'learned')), and use igcsearch.spec.learning.opened for the last"
                 )
             return architecture
 

@@ -193,6 +193,8 @@ def check(network: Model, as_json: AsJson = False) -> None:
     at least one; none: some pairs have no path. Balance is parameters over their lower bound: 1.00 is balanced.
     Example: igcsearch check architecture.json
     """
+    from ..spec.learning import gaps
+
     found = find(network)
     blocks = [_checked(name, block) for name, block in found.architecture.blocks()]
     if as_json:
@@ -210,6 +212,11 @@ def check(network: Model, as_json: AsJson = False) -> None:
         rows.append([block["block"], block["family"] or "-", block["complementary"], one, numbers, widths, balance])
     columns = ["block", "family", "level", "one path", ">paths min / mean / max", "branch widths K", ">balance"]
     print_table(columns, rows, title=f"{found.name} ({found.architecture.hash})")
+    learnable, reasons = gaps(found.architecture)
+    if learnable:
+        print(f"{plural(len(learnable), 'shuffle')} still to be learned; interleaves stand in their place here")
+    for reason in reasons:
+        print(f"nothing to learn at {reason}")
 
 
 def _checked(name: str, block: Any) -> dict[str, Any]:

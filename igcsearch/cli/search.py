@@ -138,14 +138,15 @@ def search(
         ),
     ] = "auto",
     shuffle: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--shuffle",
             metavar="interleave|learned|fixed|any",
-            help="Channel shuffles: interleaves, learned with the weights, fixed (interleave or random), or any of these.",
+            help="Channel shuffles: interleaves, learned with the weights, fixed (interleave or random), or any of these. "
+            "Default: interleave.",
             rich_help_panel=_HOW,
         ),
-    ] = "interleave",
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(

@@ -205,6 +205,7 @@ def _quiet() -> Iterator[None]:
 def _metadata(given: _Given, batch: int | str, packages: Sequence[str]) -> Metadata:
     """What a program needs to feed the network and to name its answers, and where it comes from; unknown fields left out."""
     architecture, metrics = given.architecture, given.metrics
+    left_out = architecture.num_classes - given.classes  # of the classifier, where it has another or none
     recorded = ("class_names", "mean", "std", "accuracy", "accuracy_std", "accuracy_split", "data", "licence", "family")
     fields = {
         "name": given.name,
@@ -214,8 +215,8 @@ def _metadata(given: _Given, batch: int | str, packages: Sequence[str]) -> Metad
         "num_classes": given.classes,
         "batch": batch,
         **{key: metrics.get(key) for key in recorded},
-        "params": architecture.params,
-        "macs": architecture.macs,
+        "params": architecture.params - left_out * (architecture.features + 1),
+        "macs": architecture.macs - left_out * architecture.features,
         "weights_sha256": metrics.get("weights_sha256"),
         "versions": {
             "igcsearch": __version__,

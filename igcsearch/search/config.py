@@ -87,7 +87,7 @@ class SearchConfig:
         checkpoints: folder of the checkpoints of candidates under way, on storage that every node sees; None: in the
             study's folder.
         shuffle: interleave, learned (in the training of each candidate), fixed (interleave or random) or any of these, where a
-            space leaves it open.
+            space leaves it open. None: interleave, or what the study has that is resumed.
         latency_device: where the networks will run, cpu or cuda, for the budget and the objective of latency; of the
             coordinator's machine, whatever device trains.
         latency_batch: images in a pass there.
@@ -118,7 +118,7 @@ class SearchConfig:
     max_concurrent: int | None = None
     devices_per_candidate: int = 1
     checkpoints: str | None = None
-    shuffle: str = "interleave"
+    shuffle: str | None = None
     latency_device: str = "cpu"
     latency_batch: int = 1
     latency_threads: int = 1
@@ -147,7 +147,8 @@ class SearchConfig:
             ("latency_device", LATENCY_DEVICES),
         )
         for name, options in named:
-            _one_of(name.replace("_", " "), getattr(self, name), options)
+            if not (name == "shuffle" and self.shuffle is None):
+                _one_of(name.replace("_", " "), getattr(self, name), options)
         self._check_cluster()
         epochs = self.recipe.epochs if self.recipe is not None else self.epochs
         if self.learns and epochs is not None:
@@ -213,7 +214,12 @@ class SearchConfig:
     @property
     def learns(self) -> bool:
         """True if candidates may have learned shuffles."""
-        return "learned" in SHUFFLES[self.shuffle]
+        return "learned" in self.shuffles
+
+    @property
+    def shuffles(self) -> tuple[str, ...]:
+        """What spaces may choose from."""
+        return SHUFFLES[self.shuffle or "interleave"]
 
     @property
     def given(self) -> dict[str, Any]:
@@ -282,7 +288,7 @@ def question_name(config: SearchConfig) -> str:
     """A study's name on a server by default: its space, and a hash of all that a study cannot change."""
     values = {name: getattr(config, name) for name in _FIXED if name not in ("data", "recipe", "budget", "latency")}
     values |= {"data": _data_key(config), "budget": config.budget.to_dict()}
-    if config.shuffle == "interleave":  # studies had names before they could say this
+    if config.shuffle in (None, "fixed"):  # studies had names before they could say this
         del values["shuffle"]
     if config.latency not in (None, LatencySetting()):  # studies had names before they could say this
         values["latency"] = asdict(config.latency)

@@ -18,7 +18,7 @@ from .config import SearchConfig
 from .jobs import DataFacts
 from .latency import LatencyTable
 from .samplers import derived_seed, make_sampler
-from .settle import Settled, Space, settle, space_refused
+from .settle import Settled, Space, nothing_learned, settle, space_refused
 from .storage import Place
 from .telling import Teller
 
@@ -107,6 +107,7 @@ class Proposer:
         known = describe(architecture, stored=False, table=self._table)
         if RETRY_OF not in trial.user_attrs:
             settled = settle(architecture, self._config.budget, self._seen, known.get("latency_ms"))
+            settled = settled or nothing_learned(architecture, self._config.shuffles)
             if settled is not None:
                 return Rejected(trial, settled, known)
         elif not self._was_left(trial.user_attrs[RETRY_OF], trial.number):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from igcsearch.training import Recipe
 
 from . import events
 from .checkpoints import FOLDER, Checkpoints
-from .config import SHUFFLES, SearchConfig, check_same_question, question_name, space_sha256
+from .config import SearchConfig, check_same_question, question_name, space_sha256
 from .coordinator import Coordinator, Plan
 from .engines import Engine
 from .engines.make import make_engine
@@ -30,7 +29,7 @@ from .latency import TABLE, LatencyTable, stored_table
 from .measuring import Progress, check_device, measure_table
 from .places import place_at
 from .samplers import population_size, resolve_stopping
-from .settle import RandomTrial, Space, check_budget
+from .settle import Space, check_budget, check_proposals
 from .storage import SCHEMA, Place, close
 from .study import Study
 
@@ -70,7 +69,7 @@ def run_search(
             `resume`), one of another question, that cannot be written or is in use; data, space or device that cannot be used; a
             budget that the space cannot meet.
     """
-    space = space_of(config)
+    space_of(config)  # an unknown one is said first
     place = place_at(out, storage, study_name or (None if storage is None else question_name(config)))
     _refuse_existing(place, resume)
     with place.held(), _quiet():
@@ -78,9 +77,10 @@ def run_search(
         study = place.load() if place.exists() else None
         if study is not None:
             config = _same_question(place, study, config)
-            space = space_of(config)
             with place.readable():
                 table = stored_table(study.user_attrs) or table
+        config = replace(config, shuffle=config.shuffle or "interleave")
+        space = space_of(config)
         if table is None and config.latency is not None:
             check_device(config.latency)
         engine = engine or make_engine(config, place.folder)
@@ -111,7 +111,7 @@ def _run(
     check_budget(space, facts.problem(config.budget), config.seed)
     if config.learns:
         replace(config)  # its recipe has room for learning
-        space.propose(RandomTrial(random.Random(config.seed)), facts.problem(config.budget))  # and it asks for shuffles
+        check_proposals(space, facts.problem(config.budget), config.seed)  # and it asks for shuffles
     if config.latency is not None and table is None:
         table = measured_table(config, facts.problem(config.budget), emit, lambda: engine.stop)
     resumed = study is not None
@@ -172,7 +172,7 @@ def _run(
 
 def space_of(config: SearchConfig) -> Space:
     """The search's space, which proposes what the search leaves open."""
-    return get_space(config.space).limited("shuffle", SHUFFLES[config.shuffle], required=config.learns)
+    return get_space(config.space).limited(config.shuffles)
 
 
 def measured_table(
@@ -227,6 +227,7 @@ def _refuse_existing(place: Place, resume: bool) -> None:
 def _same_question(place: Place, study: optuna.Study, config: SearchConfig) -> SearchConfig:
     """The configuration with the study's own recipe; UsageError where the study is of another question."""
     stored = place.stored_config(study)
+    config = replace(config, shuffle=config.shuffle or stored.shuffle)
     where = place.label if place.shared else str(place.folder)
     check_same_question(stored, config, where)
     with place.readable():

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Budget, Problem, conditions
+from igcsearch.spec.learning import is_learned
 
 CONSTRAINT = "igcsearch"  # name of the constraint: feasible where <= 0
 _STRICT_FAMILIES = ("igcv1", "igcv2")
@@ -77,6 +78,13 @@ def settle(
                 "condition", f"{name} ({block.family}) is {level}, not strict or nearly complementary", _CONDITION
             )
     return None
+
+
+def nothing_learned(architecture: Architecture, allowed: Sequence[str]) -> Settled | None:
+    """A proposal without a learned shuffle, where the search allows no others."""
+    if tuple(allowed) != ("learned",) or is_learned(architecture):
+        return None
+    return Settled("condition", f"no shuffle to learn in {architecture.family} of this form", _CONDITION)
 
 
 def space_refused(error: UsageError) -> Settled:
@@ -141,6 +149,23 @@ def check_budget(space: Space, problem: Problem, seed: int) -> None:
             params, macs = min(p for p, _ in found), min(m for _, m in found)
             raise UsageError(_impossible(space, budget, params, macs, f"the smallest of {_TRIES:,} random proposals"))
     raise UsageError(f"search space {space.name!r} made none of {_TRIES:,} random proposals: {refusal}") from refusal
+
+
+def check_proposals(space: Space, problem: Problem, seed: int) -> None:
+    """Make sure, before any training, that the space makes proposals at all.
+
+    Raises:
+        UsageError: what the last of 10,000 random ones says that were all refused.
+    """
+    rng = random.Random(seed)
+    for last in range(_TRIES, 0, -1):
+        try:
+            space.propose(RandomTrial(rng), problem)
+        except UsageError:
+            if last == 1:
+                raise
+        else:
+            return
 
 
 def check_latency(space: str, budget: Budget, smallest_ms: float, where: str) -> None:

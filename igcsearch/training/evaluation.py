@@ -34,7 +34,7 @@ def evaluate(
         mean, std: normalise with these (a published network's own) instead of the data's.
 
     Raises:
-        UsageError: a device that is not there, or normalisation for other channels.
+        UsageError: a device that is not there, normalisation for other channels, a network of another number of classes.
     """
     split = data.test if isinstance(data, ImageData) else data
     mean, std = tuple(mean or split.mean), tuple(std or split.std)
@@ -43,11 +43,14 @@ def evaluate(
         raise UsageError(
             f"normalisation is for {len(mean)} channels, the images have {channels}; use data of the network's kind"
         )
+    classes = data.num_classes if isinstance(data, ImageData) else int(split.labels.max()) + 1
     place = resolve_device(device)
     network.to(place)
     normalise = Normalise(mean, std, place, channels_last=True)
     with repeatable(place, threads), Batches({"it": split}, place, torch.get_num_threads()) as batches:
-        right = count_right(network, batches, "it", batch_size, normalise, resolve_precision(precision, place))
+        right = count_right(
+            network, batches, "it", batch_size, normalise, resolve_precision(precision, place), classes=classes
+        )
     return right / len(split), len(split)
 
 
@@ -60,14 +63,23 @@ def count_right(
     normalise: Normalise,
     precision: str,
     share: Share = WHOLE,
+    classes: int = 0,
 ) -> int:
-    """How many of the share's images of a split the network, in evaluation mode, classifies as labelled."""
+    """How many of the share's images of a split the network, in evaluation mode, classifies as labelled.
+
+    `classes`: how many logits it must give at least.
+    """
     was_training = network.training
     network.eval()
     right = torch.zeros((), dtype=torch.int64, device=batches.device)
     for batch in batches.in_order(name, batch_size, share):
         with autocast(batches.device, precision):
             logits = network(normalise(batch.images))
+        if logits.ndim != 2 or logits.shape[1] < classes:
+            raise UsageError(
+                f"the network gives {tuple(logits.shape[1:])} numbers an image, the data has {classes} classes; evaluate one "
+                "that was trained for them (num_classes=0 leaves out the classifier)"
+            )
         right += (logits.argmax(1) == batch.labels).sum()
     network.train(was_training)
     return int(right)

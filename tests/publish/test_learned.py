@@ -13,6 +13,7 @@ from igcsearch.publish import publish
 from igcsearch.report.facts import collect
 from igcsearch.report.page import render
 from igcsearch.search import SearchConfig, run_search
+from igcsearch.search.config import question_name
 from igcsearch.spec import Architecture, Budget
 from igcsearch.spec.learning import hardened, is_learned
 from igcsearch.training import DataSpec
@@ -104,15 +105,33 @@ def test_relearning_needs_something_learned(tmp_path):
 
 
 def test_a_space_that_leaves_no_shuffle_open_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="has no parameter 'shuffle'"):
+    with pytest.raises(UsageError, match="offers no learned shuffles"):
         run_search(config(tmp_path, SILENT), tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
 
-def test_a_space_without_the_kind_is_refused(tmp_path):
-    text = SPACE.replace('("interleave", "learned")', '("interleave", "random")')
-    with pytest.raises(UsageError, match="no shuffle learned; it has interleave, random"):
-        run_search(config(tmp_path, text), tmp_path / "study")
+def test_a_parameter_of_that_name_with_another_meaning_is_left_alone(tmp_path):
+    text = SPACE.replace('("interleave", "learned")', '("on", "off")')
+    study = run_search(config(tmp_path, text, trials=1, epochs=1, shuffle=None), tmp_path / "study")
+    assert study.best() is not None
+    with pytest.raises(UsageError, match="offers no learned shuffles"):
+        run_search(config(tmp_path, text), tmp_path / "other")
+
+
+# A space may refuse some of its own proposals: that is no reason to refuse the search.
+def test_a_space_that_refuses_some_proposals_is_searched(tmp_path):
+    text = SPACE.replace("    shuffle = ", "    if width < 16:\n        raise ValueError('too narrow')\n    shuffle = ")
+    study = run_search(config(tmp_path, text, trials=1, seed=1), tmp_path / "study")
+    assert study.best().learned is not None
+
+
+# Where learned ones alone are asked for, a proposal that has none is not trained; where they may be, it is.
+def test_proposals_without_anything_to_learn_are_settled(tmp_path):
+    text = SPACE.replace("    return opened", "    if width == 8:\n        return made\n    return opened")
+    study = run_search(config(tmp_path, text, trials=2, sampler="random", seed=2), tmp_path / "study")
+    assert all(candidate.learned is not None for candidate in study.candidates(["complete"]))
+    settled = study.candidates(["settled"])
+    assert any("no shuffle to learn" in candidate.reason for candidate in settled)
 
 
 def test_one_epoch_is_refused_before_anything_is_loaded(tmp_path):
@@ -136,4 +155,13 @@ def test_a_study_keeps_its_question(study):
 def test_a_study_without_the_entry_is_one_of_fixed_shuffles(tmp_path):
     values = config(tmp_path).to_dict()
     del values["shuffle"]
-    assert SearchConfig.from_dict(values).shuffle == "fixed"
+    old = SearchConfig.from_dict(values)
+    assert old.shuffle == "fixed"
+    # and it goes by the name, and takes the command, that it had
+    assert question_name(old) == question_name(config(tmp_path, shuffle=None))
+    assert question_name(config(tmp_path, shuffle="any")) != question_name(old)
+
+
+def test_the_same_command_resumes_a_study_of_any_shuffles(study):
+    resumed = run_search(config(study.parent, shuffle=None, trials=2), study, resume=True)
+    assert resumed.config.shuffle == "learned"

@@ -68,7 +68,7 @@ class Job:
         data = data or self.data
         more = {"group": self.group, "checkpoint": self.out / f"{name}.safetensors"} | more
         architecture = architecture_for(data, dropout)
-        architecture = opened(architecture) if name in WAYS else architecture
+        architecture = opened(architecture) if name.partition("-")[0] in WAYS else architecture
         return train(architecture, data, recipe, device=self.device, threads=1, **more)
 
     def keep(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -107,6 +107,17 @@ class Job:
             seen: list[int] = []
             result = self.train("resumed", recipe, on_epoch=lambda epoch: seen.append(epoch.epoch))
             self.say("resumed", [result.resumed_from, seen])
+
+    def learned(self) -> None:
+        """Shuffles that are learned in two epochs of four; the same, interrupted at the end of those and one later."""
+        recipe = default_recipe(self.data, epochs=4, soft_share=0.5, shuffle_way="sinkhorn")
+        for stop in (0, 2, 3):
+            name = f"sinkhorn-{stop}"
+            if stop:
+                self.train(name, recipe, on_epoch=lambda epoch, stop=stop: epoch.epoch < stop)
+            result = self.train(name, recipe)
+            self.keep(name, result.state_dict)
+            self.say(name, [result.resumed_from, result.architecture.hash, [e["train_loss"] for e in result.curve]])
 
     def errors(self) -> None:
         def fail(epoch: Epoch) -> None:
@@ -168,6 +179,7 @@ def main() -> None:
         if device == "cpu":
             job.first_gradients()
             job.half()
+            job.learned()
             job.errors()
             if group is not None:
                 job.own_statistics()

@@ -102,6 +102,16 @@ def test_single_precision_too(one: Path, two: Path) -> None:
     assert end["train_loss"] == pytest.approx(last["train_loss"], rel=0.01)
 
 
+def test_learned_shuffles_go_on_in_all_processes(two: Path) -> None:
+    # Rule: interrupted at the end of the soft epochs and behind it, all processes go on with the same network, to the same bits.
+    whole = told(two, "sinkhorn-0")
+    for stop in (2, 3):
+        name = f"sinkhorn-{stop}"
+        assert told(two, name, 0) == told(two, name, 1) == [stop, *whole[1:]]
+        weights = [load_file(two / f"{each}.rank{rank}") for each, rank in (("sinkhorn-0", 0), (name, 0), (name, 1))]
+        assert all(torch.equal(weights[0][key], other[key]) for other in weights[1:] for key in weights[0])
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch(two: Path) -> None:
     # Rule: where norms use their running statistics, four micro-batches give what one batch does (written another way:
     # by autograd, on all images at once).

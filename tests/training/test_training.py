@@ -322,3 +322,12 @@ def test_gpu_learns_repeats_and_resumes(make_architecture: Make, tmp_path: Path)
     path = tmp_path / "c"
     train(make_architecture(data), data, recipe, device="cuda", checkpoint=path, on_epoch=lambda e: e.epoch < 2)
     assert _same(one, train(make_architecture(data), data, recipe, device="cuda", checkpoint=path))
+
+
+def test_a_network_of_too_few_logits_is_not_evaluated(
+    quarters: ImageData, make_architecture: Callable[..., Architecture]
+) -> None:
+    # Rule: an accuracy is of a network that tells the data's classes apart, not of one without its classifier.
+    net = build(make_architecture(quarters).with_(num_classes=3))
+    with pytest.raises(UsageError, match=r"gives \(3,\) numbers an image, the data has 4 classes"):
+        evaluate(net, quarters, device="cpu")
