@@ -101,7 +101,7 @@ def test_interrupted_training_goes_on_to_the_same_result(
     result = train(architecture, quarters, recipe, device="cpu", checkpoint=path, on_epoch=seen.append)
     assert _same(whole, result)
     assert result.resumed_from == 3
-    assert [dataclasses.asdict(epoch) for epoch in seen] == result.curve  # the epochs before are reported again
+    assert [epoch.to_dict() for epoch in seen] == result.curve  # the epochs before are reported again
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # no half-written file stays
     done = train(architecture, quarters, recipe, device="cpu", checkpoint=path)
     assert done.resumed_from == done.epochs == 4
