@@ -53,22 +53,27 @@ def shuffle_layer(order: Order, groups: int) -> nn.Module:
     return nn.Identity() if (order == identity(len(order))).all() else ChannelShuffle(order, groups)
 
 
+def convolution(factor: Factor) -> nn.Conv2d:
+    """The convolution of a factor. (N, C_in, H, W) to (N, C_out, H', W')."""
+    return nn.Conv2d(
+        factor.in_channels,
+        factor.out_channels,
+        factor.kernel_size,
+        stride=factor.stride,
+        padding=factor.dilation * (factor.kernel_size // 2),
+        dilation=factor.dilation,
+        groups=factor.groups,
+        bias=factor.bias,
+    )
+
+
 class FactorLayer(nn.Module):
     """A factor: group convolution, shuffle, batch norm, activation. (N, C_in, H, W) to (N, C_out, H', W')."""
 
     def __init__(self, factor: Factor) -> None:
         super().__init__()
         self.factor = factor
-        self.conv = nn.Conv2d(
-            factor.in_channels,
-            factor.out_channels,
-            factor.kernel_size,
-            stride=factor.stride,
-            padding=factor.dilation * (factor.kernel_size // 2),
-            dilation=factor.dilation,
-            groups=factor.groups,
-            bias=factor.bias,
-        )
+        self.conv = convolution(factor)
         self.shuffle = shuffle_layer(factor.order, factor.groups)
         self.norm = nn.BatchNorm2d(factor.out_channels) if factor.norm else nn.Identity()
 

@@ -37,7 +37,7 @@ from ..spec import Block, Factor, Shuffle
 from ..spec.conditions import path_counts
 from ..spec.learning import Gap, LearningRule, gaps, written_at
 from ..spec.permutations import Order, invert
-from .layers import ACTIVATIONS, FactorLayer
+from .layers import ACTIVATIONS, FactorLayer, convolution
 from .network import BlockLayer, Network
 from .products import planned
 from .sides import CLOSED, CLOSED_EARLY, SIDES, WARM_UP, SharedSide, Side, complete, part
@@ -59,15 +59,7 @@ class SoftFactorLayer(nn.Module):
         self.groups, self.way, self.stream = factor.groups, rule.way, stream
         self.factor = replace(factor, groups=1, shuffle=Shuffle("identity") if rows else factor.shuffle)
         self.learns = {"columns": columns, "rows": rows}
-        self.conv = nn.Conv2d(
-            factor.in_channels,
-            factor.out_channels,
-            factor.kernel_size,
-            stride=factor.stride,
-            padding=factor.dilation * (factor.kernel_size // 2),
-            dilation=factor.dilation,
-            bias=factor.bias,
-        )
+        self.conv = convolution(self.factor)
         self.columns = self._side(factor.in_channels, columns, rule, 2 * stream)
         self.rows = self._side(factor.out_channels, rows, rule, 2 * stream + 1)
         self.shuffle = nn.Identity() if rows else layer.shuffle

@@ -6,6 +6,7 @@ learned.py puts two of them together to a mask, and says where the three ways co
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class Side(nn.Module):
         self.groups.copy_(torch.as_tensor(groups_C))
 
 
-class SharedSide(Side):
+class SharedSide(Side, ABC):
     """A side whose shares are learned; from READ on they are blended with the exact assignment that they say then."""
 
     has_shares = True
@@ -75,9 +76,9 @@ class SharedSide(Side):
         super().__init__(channels, branches)
         self.progress = 0.0
 
+    @abstractmethod
     def shares(self) -> Tensor:
         """What is learned, (G, C)."""
-        raise NotImplementedError
 
     def moved(self) -> float:
         """How far the schedule of the way is, from 0 to 1."""
