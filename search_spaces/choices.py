@@ -49,29 +49,33 @@ class Trial(Protocol):
 
 
 class Limited:
-    """A trial whose parameter "shuffle" offers only some kinds; for the rest it is the trial that it is made of.
+    """A trial whose parameters "shuffle" and "groups" offer only some choices; for the rest it is the trial that it is made of.
 
-    A parameter of that name with other meanings, known by its having no choice "learned", is left as it is.
+    A parameter of such a name with other meanings, known by its having no choice "learned", is left as it is.
 
     Args:
         trial: of the search.
-        allowed: kinds, of interleave, random and learned.
+        shuffles: kinds, of interleave, random and learned.
+        groups: modes, of searched and learned. Where it is one, the trial is not asked: studies had trials before it could be.
     """
 
-    def __init__(self, trial: Trial, allowed: tuple[str, ...]) -> None:
-        self._trial, self._allowed = trial, allowed
-        self.asked = False
+    def __init__(self, trial: Trial, shuffles: tuple[str, ...], groups: tuple[str, ...]) -> None:
+        self._trial, self._allowed = trial, {"shuffle": shuffles, "groups": groups}
+        self.asked: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trial, name)
 
     def suggest_categorical(self, name: str, choices: tuple[str, ...]) -> str:
         """One of the choices that are allowed."""
-        if name == "shuffle" and "learned" in choices:
-            self.asked = True
-            choices = tuple(choice for choice in choices if choice in self._allowed)
+        if name in self._allowed and "learned" in choices:
+            self.asked.add(name)
+            allowed = self._allowed[name]
+            choices = tuple(choice for choice in choices if choice in allowed)
             if not choices:
-                raise UsageError(f"the space has no shuffle {' or '.join(self._allowed)}; give another --shuffle")
+                raise UsageError(f"the space has no {name} {' or '.join(allowed)}; give another --{name}")
+            if name == "groups" and len(choices) == 1:
+                return choices[0]
         return self._trial.suggest_categorical(name, choices)
 
 

@@ -6,12 +6,14 @@ against the cost of the architecture that `build` makes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from igcsearch.blocks import network, stem
 from igcsearch.spec import Architecture, Cost, Problem, Stage
+from igcsearch.spec.grouping import opened_groups
 from igcsearch.spec.learning import opened
 
 from .forms import NUMBERS, SPATIAL, Form, StageForm, block, cheapest_cost, stage_cost, stage_forms
@@ -118,6 +120,16 @@ def options_of(plan: Plan, s: int) -> tuple[StageForm, ...]:
     return stage_forms(plan.family, plan.number, plan.spatial, plan.widths[s], plan.widths[s + 1], plan.depths[s] > 1)
 
 
+def learnable(plan: Plan, s: int, forms: tuple[StageForm, ...]) -> tuple[StageForm, ...]:
+    """The cheapest of a stage's forms, if possible one whose blocks behind the first are strict, so that they can learn theirs."""
+
+    def strict(form: StageForm) -> bool:
+        widths = dict(form[1]).get("branch_widths", ())
+        return plan.family != "igcv2" or math.prod(widths) == plan.widths[s + 1]
+
+    return tuple(form for form in forms if strict(form))[:1] or forms[:1]
+
+
 def plan_cost(plan: Plan, problem: Problem, chosen: tuple[StageForm, ...] = ()) -> Cost:
     """Cost of the network of a plan, the same as its `Architecture.cost`.
 
@@ -151,12 +163,14 @@ def build(
     *,
     activation: str = "relu",
     shuffle: str = "interleave",
+    groups: str = "searched",
 ) -> Architecture:
     """The network of a plan with the forms chosen for its stages.
 
     Args:
         shuffle: interleave; or random wherever that keeps the block's level, with another seed for each block of a stage; or
             learned wherever there is something to learn.
+        groups: searched: as the forms say; or learned wherever there is something to learn.
     """
     stages = []
     for s, (form, depth, stride) in enumerate(zip(chosen, plan.depths, plan.schedule.stages, strict=True)):
@@ -177,6 +191,8 @@ def build(
         head_width=plan.widths[-1] * plan.head // 2 if plan.head else None,
         activation=activation,
     )
+    if groups == "learned":
+        made = opened_groups(made)
     return opened(made) if shuffle == "learned" else made
 
 

@@ -50,16 +50,21 @@ class Space:
         """
         return None if self._smallest is None else self._smallest(problem)
 
-    def limited(self, shuffles: tuple[str, ...]) -> Space:
-        """The space with only some kinds of shuffles, of interleave, random and learned, where it offers learned ones.
+    def limited(self, shuffles: tuple[str, ...], groups: tuple[str, ...] = ("searched",)) -> Space:
+        """The space with only some kinds of shuffles (interleave, random, learned) and group counts (searched, learned).
 
-        A space that offers none is left as it is; where learned ones are among those that are asked for, its proposals are refused.
+        A space that offers no learned ones is left as it is; where they are among those that are asked for, its proposals are refused.
         """
 
         def propose(trial: Trial, problem: Problem) -> Architecture:
-            limited = Limited(trial, shuffles)
+            limited = Limited(trial, shuffles, groups)
             architecture = self.propose(limited, problem)
-            if "learned" in shuffles and not limited.asked:
+            if "learned" in groups and "groups" not in limited.asked:
+                raise UsageError(
+                    f"space {self.name!r} offers no learned group counts; let it ask trial.suggest_categorical('groups', "
+                    "('searched', 'learned')), and use igcsearch.spec.grouping.opened_groups for the last"
+                )
+            if "learned" in shuffles and "shuffle" not in limited.asked:
                 raise UsageError(
                     f"space {self.name!r} offers no learned shuffles; let it ask trial.suggest_categorical('shuffle', "
                     "('interleave', 'random', 'learned')), and use igcsearch.spec.learning.opened for the last"

@@ -16,12 +16,14 @@ from igcsearch.spec import Architecture, Cost, Problem
 
 from .choices import Trial, fill, named, ranked
 from .forms import NUMBERS, SPATIAL, StageForm
-from .plans import Layout, Plan, Schedule, build, grown, least_grown, options_of, plan_cost, start
+from .plans import Layout, Plan, Schedule, build, grown, learnable, least_grown, options_of, plan_cost, start
 
 #: What shuffles can be where a block leaves it open; a search asks for some of them alone (`choices.limited`).
 SHUFFLES = ("interleave", "random", "learned")
 #: Of widths and depths: above 1, so that networks do not cluster far below the budget (`choices.position`).
 EMPHASIS = 1.25
+#: Group counts: searched as parameters, or learned in training wherever there is something to learn (spec/grouping.py).
+GROUPS = ("searched", "learned")
 
 
 def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
@@ -44,6 +46,7 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
 
     activation = trial.suggest_categorical("activation", layout.activations)
     shuffle = trial.suggest_categorical("shuffle", SHUFFLES)
+    groups = trial.suggest_categorical("groups", GROUPS)
     plan = named(trial, "family", {name: start(layout, name, schedules[0]) for name in layout.families}, least, budget)
     plan = named(trial, "residual", {"no": plan, "yes": plan._replace(residual=True)}, least, budget)
     plan = choose("schedule", [start(layout, plan.family, schedule, plan.residual) for schedule in schedules])
@@ -66,9 +69,12 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
         plan = choose(f"depth{s + 1}", every or [plan], EMPHASIS)
     chosen: tuple[StageForm, ...] = ()
     for s in range(layout.most_stages):
-        options = [(*chosen, form) for form in options_of(plan, s)] if s < plan.stages else [chosen]
+        forms = options_of(plan, s) if s < plan.stages else ()
+        if groups == "learned":  # it stands at the cheapest that can learn, and training spends what is left
+            forms = learnable(plan, s, forms)
+        options = [(*chosen, form) for form in forms] if s < plan.stages else [chosen]
         chosen = ranked(trial, f"branches{s + 1}", options, lambda forms: plan_cost(plan, problem, forms), budget)
-    return build(plan, chosen, problem, activation=activation, shuffle=shuffle)
+    return build(plan, chosen, problem, activation=activation, shuffle=shuffle, groups=groups)
 
 
 def smallest(problem: Problem, layout: Layout) -> Architecture:

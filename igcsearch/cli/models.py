@@ -193,6 +193,7 @@ def check(network: Model, as_json: AsJson = False) -> None:
     at least one; none: some pairs have no path. Balance is parameters over their lower bound: 1.00 is balanced.
     Example: igcsearch check architecture.json
     """
+    from ..spec.grouping import questions
     from ..spec.learning import gaps
 
     found = find(network)
@@ -215,7 +216,12 @@ def check(network: Model, as_json: AsJson = False) -> None:
     learnable, reasons = gaps(found.architecture)
     if learnable:
         print(f"{plural(len(learnable), 'shuffle')} still to be learned; interleaves stand in their place here")
-    for reason in reasons:
+    asked, fixed = questions(found.architecture)
+    if asked:
+        print(
+            f"the group counts of {plural(len(asked), 'block')} are still to be learned; those they stand at are shown"
+        )
+    for reason in (*reasons, *fixed):
         print(f"nothing to learn at {reason}")
 
 

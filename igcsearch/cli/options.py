@@ -254,7 +254,8 @@ SoftShare = Annotated[
         "--soft-share",
         parser=number,
         metavar="X",
-        help="Share of the epochs in which shuffles are learned; the rest train with what was learned. Default: 0.3.",
+        help="Share of the epochs in which shuffles and group counts are learned; the rest train with what was learned. "
+        "Default: 0.3.",
         rich_help_panel=RECIPE,
     ),
 ]
@@ -275,6 +276,28 @@ ShufflePenalty = Annotated[
         parser=number,
         metavar="X",
         help="Of the way lipschitz at the end of those epochs, from 0. Default: 0.02.",
+        rich_help_panel=RECIPE,
+    ),
+]
+
+
+GroupsTemperature = Annotated[
+    float | None,
+    typer.Option(
+        "--groups-temperature",
+        parser=number,
+        metavar="X",
+        help="Of learned group counts at the end of those epochs, from 1. Default: 0.1.",
+        rich_help_panel=RECIPE,
+    ),
+]
+GroupsPenalty = Annotated[
+    float | None,
+    typer.Option(
+        "--groups-penalty",
+        parser=number,
+        metavar="X",
+        help="Of learned group counts, on the expected cost's excess over the budget. Default: 10.",
         rich_help_panel=RECIPE,
     ),
 ]

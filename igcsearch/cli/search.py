@@ -147,6 +147,16 @@ def search(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            "--groups",
+            metavar="searched|learned|any",
+            help="Group counts: parameters of the search, or learned with the weights under --max-params and --max-macs "
+            "(strict IGCV2 blocks and IGCV3). Default: searched.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -191,6 +201,8 @@ def search(
     soft_share: options.SoftShare = None,
     shuffle_temperature: options.ShuffleTemperature = None,
     shuffle_penalty: options.ShufflePenalty = None,
+    groups_temperature: options.GroupsTemperature = None,
+    groups_penalty: options.GroupsPenalty = None,
 ) -> None:
     """Search a space for the best network within a budget, training candidates on the images.
 
@@ -226,6 +238,8 @@ def search(
         "soft_share": soft_share,
         "shuffle_temperature": shuffle_temperature,
         "shuffle_penalty": shuffle_penalty,
+        "groups_temperature": groups_temperature,
+        "groups_penalty": groups_penalty,
     }
     spec = options.data_spec(data or default_data(space), data_root, download, train_images, image_size)
     config = SearchConfig(
@@ -250,6 +264,7 @@ def search(
         devices_per_candidate=devices_per_candidate,
         checkpoints=checkpoints,
         shuffle=shuffle,
+        groups=groups,
         epochs=epochs,
         overrides={name: value for name, value in overrides.items() if value is not None},
         **options.latency_fields(latency_device, latency_batch, latency_threads, latency_time),

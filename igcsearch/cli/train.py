@@ -84,6 +84,28 @@ def train(
     soft_share: options.SoftShare = None,
     shuffle_temperature: options.ShuffleTemperature = None,
     shuffle_penalty: options.ShufflePenalty = None,
+    max_params: Annotated[
+        int | None,
+        typer.Option(
+            "--max-params",
+            parser=options.count,
+            metavar="N",
+            help="Parameters at most (20k), where group counts are learned.",
+            rich_help_panel=options.RECIPE,
+        ),
+    ] = None,
+    max_macs: Annotated[
+        int | None,
+        typer.Option(
+            "--max-macs",
+            parser=options.count,
+            metavar="N",
+            help="Multiply-adds of one image at most (2M), where group counts are learned.",
+            rich_help_panel=options.RECIPE,
+        ),
+    ] = None,
+    groups_temperature: options.GroupsTemperature = None,
+    groups_penalty: options.GroupsPenalty = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one network and write it as an entry, with its accuracy on the test split.
@@ -113,6 +135,10 @@ def train(
             "soft_share": soft_share,
             "shuffle_temperature": shuffle_temperature,
             "shuffle_penalty": shuffle_penalty,
+            "max_params": max_params,
+            "max_macs": max_macs,
+            "groups_temperature": groups_temperature,
+            "groups_penalty": groups_penalty,
         },
         device=device,
         threads=threads,

@@ -197,6 +197,7 @@ def _threads(given: int | None) -> int:
 def _announce(
     training: Training, group: Group | None, found: Found, architecture: Architecture, images: ImageData, recipe: Recipe
 ) -> None:
+    from ..spec.grouping import questions
     from ..spec.learning import gaps
     from ..training import resolve_device
 
@@ -210,12 +211,17 @@ def _announce(
         where = f"{plural(group.world_size, 'device')} ({kind}, {group.backend})"
     work = f"{plural(recipe.epochs, 'epoch')} of {plural(len(images.train.labels), 'image')}"
     say(f"{where}; {work}; {architecture.params:,} parameters")
+    asked, fixed = questions(architecture)
+    for reason in fixed:
+        say(f"note: no group counts to learn: {reason}")
     learnable, reasons = gaps(architecture)
     for reason in reasons:
         say(f"note: nothing to learn, interleaved instead: {reason}")
-    if learnable:
-        soft = recipe.learning.soft_epochs(recipe.epochs)
-        say(f"{plural(len(learnable), 'shuffle')} learned in the first {plural(soft, 'epoch')} ({recipe.shuffle_way})")
+    if learnable or asked:
+        soft = plural(recipe.learning.soft_epochs(recipe.epochs), "epoch")
+        what = [f"{plural(len(learnable), 'shuffle')} ({recipe.shuffle_way})"] if learnable else []
+        what += [f"the group counts of {plural(len(asked), 'block')}"] if asked else []
+        say(f"learned in the first {soft}: {', '.join(what)}")
 
 
 def _pretrained_state(found: Found, images: ImageData) -> dict[str, Any]:
@@ -263,7 +269,8 @@ def _write(
     if group is not None:
         origin["devices"] = group.world_size
     if result.learned is not None:
-        origin["shuffles"] = f"learned ({result.learned['way']})"
+        origin |= {"shuffles": f"learned ({result.learned['way']})"} if result.learned["gaps"] else {}
+        origin |= {"group_counts": "learned"} if result.learned.get("groups") else {}
     metrics = entry_metrics(result.architecture, images, result.recipe, [run], provenance=origin)
     entry = write_entry(training.folder, result.architecture, result.state_dict, metrics, overwrite=training.overwrite)
     counts = {"params": entry.architecture.params, "macs": entry.architecture.macs}

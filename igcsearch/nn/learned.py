@@ -38,7 +38,7 @@ from ..spec.conditions import path_counts
 from ..spec.learning import Gap, LearningRule, gaps, written_at
 from ..spec.permutations import Order, invert
 from .layers import ACTIVATIONS, FactorLayer, convolution
-from .network import BlockLayer, Network
+from .network import Network, block_layer, module_name
 from .products import planned
 from .sides import CLOSED, CLOSED_EARLY, SIDES, WARM_UP, SharedSide, Side, complete, part
 
@@ -151,7 +151,7 @@ class LearnedShuffles:
         self.gaps, reasons = gaps(network.architecture)
         if reasons:
             raise UsageError(f"nothing to learn: {reasons[0]}")
-        self._blocks = {name: _block_layer(network, name) for name, _ in network.architecture.blocks()}
+        self._blocks = {name: block_layer(network, name) for name, _ in network.architecture.blocks()}
         starts: dict[tuple[str, int], Order] = {}  # what the shuffles stand at
         for gap in self.gaps:
             before = self._blocks[gap.block].steps[gap.step]
@@ -245,10 +245,10 @@ class LearnedShuffles:
         """
         hard = {name: tensor for name, tensor in tensors.items() if not is_mask(name)}
         for (block, reader), layer in self.layers.items():
-            prefix = f"{_module_name(block)}.steps.{reader}.conv"
+            prefix = f"{module_name(block)}.steps.{reader}.conv"
             rows, columns = self._permutations(block, reader, orders)
             if f"{prefix}.weight" in hard:
-                hard[f"{prefix}.weight"] = _diagonal_blocks(hard[f"{prefix}.weight"], rows, columns, layer.groups)
+                hard[f"{prefix}.weight"] = diagonal_blocks(hard[f"{prefix}.weight"], rows, columns, layer.groups)
             if f"{prefix}.bias" in hard:
                 hard[f"{prefix}.bias"] = hard[f"{prefix}.bias"][torch.as_tensor(rows)]
         for gap in self.gaps:
@@ -261,7 +261,7 @@ class LearnedShuffles:
         block = dict(self.architecture.blocks())[gap.block]
         first = written_at(block, gap.step)
         for step in range(first, gap.step + 1):
-            prefix = f"{_module_name(gap.block)}.steps.{step}."
+            prefix = f"{module_name(gap.block)}.steps.{step}."
             heads = (f"{prefix}norm.",) if step == first else (f"{prefix}norm.", f"{prefix}conv.")
             for name in [name for name in tensors if name.startswith(heads)]:
                 if tensors[name].ndim:
@@ -280,23 +280,9 @@ class LearnedShuffles:
         return rows, columns
 
 
-def _block_layer(network: Network, name: str) -> BlockLayer:
-    found = network.get_submodule(_module_name(name))
-    assert isinstance(found, BlockLayer)
-    return found
-
-
-def _module_name(block: str) -> str:
-    """The module of a block by the name that `Architecture.blocks` gives it."""
-    if block == "stem":
-        return block
-    stage, _, position = block.partition(".")
-    return f"stages.{int(stage.removeprefix('stage')) - 1}.{int(position.removeprefix('block')) - 1}"
-
-
 def is_mask(name: str) -> bool:
     """True for what belongs to a mask, by its name in a state dict."""
-    return any(part in ("columns", "rows") for part in name.split("."))
+    return any(part in ("columns", "rows", "grouping") for part in name.split("."))
 
 
 @torch.no_grad()
@@ -353,10 +339,10 @@ def _sources(block: Block, step: int) -> NDArray[np.int64] | None:
     return found
 
 
-def _diagonal_blocks(weight: Tensor, rows: Order, columns: Order, groups: int) -> Tensor:
+def diagonal_blocks(weight: Tensor, rows: Order, columns: Order, groups: int) -> Tensor:
     """(O, I, k, k) to the weights of a group convolution of those rows and columns, (O, I / G, k, k)."""
     at = weight.device
-    moved = weight[torch.as_tensor(rows, device=at)][:, torch.as_tensor(columns, device=at)]
+    moved = weight[torch.tensor(rows, device=at)][:, torch.tensor(columns, device=at)]
     table = moved.reshape(groups, moved.shape[0] // groups, groups, moved.shape[1] // groups, *moved.shape[2:])
     each = torch.arange(groups, device=at)
     return table[each, :, each].flatten(0, 1)

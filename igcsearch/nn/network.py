@@ -96,6 +96,21 @@ class Network(nn.Module):
         return cast(Tensor, self.classifier(self.dropout(self.forward_features(x_NCHW))))
 
 
+def block_layer(network: Network, block: str) -> BlockLayer:
+    """The layer of a block by the name that `Architecture.blocks` gives it."""
+    found = network.get_submodule(module_name(block))
+    assert isinstance(found, BlockLayer)
+    return found
+
+
+def module_name(block: str) -> str:
+    """The module of a block, in state dicts, by the name that `Architecture.blocks` gives it."""
+    if block == "stem":
+        return block
+    stage, _, position = block.partition(".")
+    return f"stages.{int(stage.removeprefix('stage')) - 1}.{int(position.removeprefix('block')) - 1}"
+
+
 def build(architecture: Architecture, seed: int | None = None, execution: str = "auto") -> Network:
     """The architecture's network, initialised from `seed` (from torch's global generator if None)."""
     network = Network(architecture, execution)

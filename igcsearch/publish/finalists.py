@@ -72,8 +72,8 @@ def publish(
         overwrite: replace entries of the same name also where they come from another study, recipe or data. Those of
             this study and recipe are replaced in any case.
         pool: where the retrainings run, such as Pool("ray", address="auto"); None: in processes of this machine.
-        relearn: learn the shuffles of candidates that have learned ones anew, in each retraining. By default all seeds
-            train the network with the shuffles that the search learned. The entry is then the network of seed 0, and its
+        relearn: learn shuffles and group counts of candidates that have learned such anew, in each retraining. By default all seeds
+            train the network with what the search learned. The entry is then the network of seed 0, and its
             metrics list the hash of each seed's (`provenance.relearned`).
 
     Raises:
@@ -107,7 +107,9 @@ def publish(
             else:
                 kept, slow = all_fast_enough(setting, named(setting.study, ids)), []
             if relearn and not any(result.candidate.learned is not None for result in kept):
-                raise UsageError("none of the finalists has learned shuffles; leave relearn (--relearn) out")
+                raise UsageError(
+                    "none of the finalists has learned shuffles or group counts; leave relearn (--relearn) out"
+                )
             if not overwrite:
                 for result in kept:
                     _refuse_foreign(setting, result.candidate, zoo)
@@ -207,11 +209,12 @@ def write_result(setting: Setting, result: Retrained, zoo: Path, provenance: Map
 
 
 def _as_trained(result: Retrained) -> Retrained:
-    """Where shuffles were learned anew: the candidate with those of seed 0, whose weights are published."""
+    """Where something was learned anew: the candidate with that of seed 0, whose weights are published."""
     if "hardened" not in result.records[0]:
         return result
     architecture = architecture_of(result.jobs[0], result.records[0])
-    named = replace(result.candidate, data=architecture.to_dict(), hash=architecture.hash, key=architecture.key)
+    data, (params, macs) = architecture.to_dict(), architecture.cost
+    named = replace(result.candidate, data=data, hash=architecture.hash, key=architecture.key, params=params, macs=macs)
     return replace(result, candidate=named)
 
 
@@ -258,18 +261,23 @@ def _provenance(setting: Setting, result: Retrained, ranked: bool) -> dict[str, 
 
 
 def _learned(result: Retrained) -> dict[str, Any]:
-    """Of learned shuffles: who learned them, and each seed's network where that was the retrainings."""
+    """Of what was learned: by whom, and each seed's network where that was the retrainings."""
     learned = result.candidate.learned
     if learned is None:
         return {}
     if "hardened" not in result.records[0]:
-        return {"shuffles": f"learned in the search ({learned['way']})"}
+        return {what: f"learned in the search{how}" for what, how in _what_was_learned(learned)}
     hashes = {
         str(job.seed): architecture_of(job, record).hash
         for job, record in zip(result.jobs, result.records, strict=True)
     }
-    way = result.records[0]["learned"]["way"]
-    return {"shuffles": f"learned by each retraining ({way})", "relearned": hashes}
+    record = result.records[0]["learned"]
+    return {what: f"learned by each retraining{how}" for what, how in _what_was_learned(record)} | {"relearned": hashes}
+
+
+def _what_was_learned(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    shuffles = [("shuffles", f" ({record['way']})")] if record["gaps"] else []
+    return shuffles + ([("group_counts", "")] if record.get("groups") else [])
 
 
 def finalist_row(result: Retrained, chosen: bool) -> dict[str, Any]:

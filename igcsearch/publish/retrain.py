@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_write
 from ..search.retrained import FOLDER, read_json, write_json
-from ..spec import Architecture
+from ..spec import Architecture, Budget
 from ..training import DataSpec, Recipe
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ def make_job(
     device: str,
     threads: int,
     *,
-    relearn: bool = False,
+    relearn: Budget | None = None,
 ) -> Job:
     """The job of a candidate with the recipe's seed; `data` are the images of `spec`.
 
-    `relearn`: of the network as it was proposed, whose shuffles this training learns anew.
+    `relearn`: of the network as it was proposed, whose shuffles and group counts this training learns anew, within the budget.
     """
-    recipe = recipe.resolve(data)
+    architecture = candidate.architecture if relearn is None else Architecture.from_dict(dict(candidate.proposed or {}))
+    recipe = recipe.resolve(data) if relearn is None else recipe.resolve(data).within(relearn, architecture)
     identity = json.dumps({"images": data.fingerprint, "recipe": recipe.to_dict()}, sort_keys=True)
-    architecture = Architecture.from_dict(dict(candidate.proposed or {})) if relearn else candidate.architecture
     return Job(
         id=candidate.id,
         hash=architecture.hash,

@@ -127,7 +127,7 @@ def retrain_all(setting: Setting, results: Sequence[Retrained], seeds: int) -> l
         for seed in range(seeds):
             recipe = replace(setting.recipe, seed=seed)
             parts = (setting.folder, result.candidate, setting.spec, setting.data, recipe)
-            relearn = setting.relearn and result.candidate.learned is not None
+            relearn = setting.study.config.budget if setting.relearn and result.candidate.learned is not None else None
             result.jobs.append(make_job(*parts, setting.place, setting.threads, relearn=relearn))
     jobs = [job for result in results for job in result.jobs]
     records = {job: record for job in jobs if (record := finished(job)) is not None}

@@ -1,7 +1,8 @@
-"""The part of the page about learned shuffles: how channels moved between branches over the epochs, and what that cost. Floor 7.
+"""The part of the page about what training learned beside the weights: shuffles and group counts over the epochs. Floor 7.
 
-Every matrix is one picture of branches (rows) by channels (columns), channels in the order that they have in the end: what is
-learned shows as blocks on the diagonal. The pictures are PNG files of a few hundred bytes, written with the standard library.
+Of a shuffle every matrix is one picture of branches (rows) by channels (columns), channels in the order that they have in the end:
+what is learned shows as blocks on the diagonal. Of group counts it is one of factors by prime digits. The pictures are PNG files of
+a few hundred bytes, written with the standard library.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..spec import Architecture
-from ..wording import percent, plural
+from ..wording import count, percent, plural
 from .facts import Facts
 from .html import Html, table, text
 
@@ -30,17 +31,20 @@ def learned_section(facts: Facts) -> str:
     record, candidate = facts.learned, facts.learned_by
     gaps = list(record["gaps"].items())
     figures = "".join(_figure(name, gap, record["snapshots"]) for name, gap in gaps[:_MOST_GAPS])
-    more = f'<p class="note">{len(gaps) - _MOST_GAPS} more are in the study.</p>' if len(gaps) > _MOST_GAPS else ""
+    more = _more(len(gaps))
+    shuffles = f"""<p class="note">It chose which channels share a branch, by the way {text(record["way"])}. A picture is branches
+by channels, the channels in the order that they have in the end; dark: the channel is in that branch.</p>
+{figures}{more}"""
+    counts = record.get("groups", {})
+    named = {name.rpartition(".")[0]: "shuffle" for name, _ in gaps} | dict.fromkeys(counts, "group counts")
+    what = " and ".join(["shuffles"] * bool(gaps) + ["group counts"] * bool(counts))
     return f"""
 <section>
-<h2>Learned shuffles</h2>
-<p class="note">Candidate {candidate["id"]} chose in training which channels share a branch, by the way
-{text(record["way"])}: {_told(record, candidate)}</p>
-<p class="note">A picture is branches by channels, the channels in the order that they have in the end; dark: the channel is in that
-branch.</p>
-{figures}{more}
+<h2>Learned {what}</h2>
+<p class="note">Of candidate {candidate["id"]}: {_told(record, candidate)}</p>
+{shuffles if gaps else ""}{_group_counts(counts, record["snapshots"]) if counts else ""}
 <h3>What became of it</h3>
-{_blocks_table(candidate["architecture"], {name.rpartition(".")[0] for name, _ in gaps})}
+{_blocks_table(candidate["architecture"], named)}
 </section>
 """
 
@@ -67,7 +71,7 @@ def matrix(shares_GC: Sequence[Sequence[int]], order: Sequence[int], *, most: in
 
 
 def _told(record: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
-    parts = [f"{plural(record['soft_epochs'], 'epoch')} of {candidate['epochs']} with soft shuffles"]
+    parts = [f"{plural(record['soft_epochs'], 'epoch')} of {candidate['epochs']} were soft"]
     if "hard_accuracy" in record:
         before, after = percent(record["soft_accuracy"]), percent(record["hard_accuracy"])
         parts.append(
@@ -79,8 +83,14 @@ def _told(record: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
         parts.append(
             f"when the branches were read off, {share} of a channel was in other branches, in the softest shuffle"
         )
+    if "expected_params" in record:
+        params, macs = (
+            f"{count(round(record[name]))} {unit}"
+            for name, unit in (("expected_params", "parameters"), ("expected_macs", "MACs"))
+        )
+        parts.append(f"the expected cost was {params} and {macs} when group counts were rounded")
     if (factor := overhead(candidate["curve"], record["soft_epochs"])) is not None:
-        parts.append(f"the training took {factor:.2f} times as long as one with fixed shuffles")
+        parts.append(f"the training took {factor:.2f} times as long as one with nothing to learn")
     return "; ".join(parts) + "."
 
 
@@ -113,7 +123,37 @@ def _figure(name: str, gap: Mapping[str, Any], epochs: Sequence[int]) -> str:
     )
 
 
-def _blocks_table(architecture: Architecture, learned: set[str]) -> str:
+def _group_counts(counts: Mapping[str, Any], epochs: Sequence[int]) -> str:
+    """Pictures of the shares of digits in factors, or of how open they are."""
+    figures = []
+    for name, record in list(counts.items())[:_MOST_GAPS]:
+        strict = record["of"] == "digits"
+        radices = record["radices"] if strict else max(record["radices"], key=len)
+        widths = " × ".join(map(str, record["branch_widths"])) or "1"
+        what = "each digit in one factor" if strict else "digits open or closed"
+        pictures = []
+        for epoch, shares_DL in zip(epochs, record["history"], strict=True):
+            levels_LD = [[round(15 * share) for share in factor] for factor in zip(*shares_DL, strict=True)]
+            label = "at the start" if epoch == 0 else f"after epoch {epoch}"
+            size = f"width:{18 * len(shares_DL)}px;height:{18 * len(levels_LD)}px"
+            source = matrix(levels_LD, range(len(shares_DL)), most=15)
+            alt = f"{name}, {label}: shares of the prime digits in the factors"
+            pictures.append(
+                f'<figure class="matrix"><img src="{source}" style="{size}" alt="{text(alt)}">'
+                f"<figcaption>{text(label)}</figcaption></figure>"
+            )
+        title = f"{name}: {what}, {' · '.join(map(str, radices))}; in the end branches of {widths} channels"
+        figures.append(f'<h3>{text(title)}</h3><div class="matrices">{"".join(pictures)}</div>')
+    return f"""<p class="note">It chose how many branches there are. A picture is factors by prime digits of the width; dark: the
+factor mixes channels that differ in that digit.</p>
+{"".join(figures)}{_more(len(counts))}"""
+
+
+def _more(number: int) -> str:
+    return f'<p class="note">{number - _MOST_GAPS} more are in the study.</p>' if number > _MOST_GAPS else ""
+
+
+def _blocks_table(architecture: Architecture, learned: Mapping[str, str]) -> str:
     rows = []
     for name, block in architecture.blocks():
         report = block.report
@@ -125,7 +165,7 @@ def _blocks_table(architecture: Architecture, learned: set[str]) -> str:
                 Html("&times;".join(str(factor.groups) for factor in block.factors)),
                 report["complementary"],
                 f"{paths['min']} / {paths['mean']:.3g} / {paths['max']}",
-                "learned" if name in learned else "",
+                learned.get(name, ""),
             )
         )
-    return table(("Block", "Family", "Groups", "Level", ">Paths min / mean / max", "Shuffle"), rows)
+    return table(("Block", "Family", "Groups", "Level", ">Paths min / mean / max", "Learned"), rows)

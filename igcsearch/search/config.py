@@ -34,6 +34,8 @@ SHUFFLES = {
     "learned": ("learned",),
     "any": ("interleave", "random", "learned"),
 }
+#: The same of group counts.
+GROUPS = {"searched": ("searched",), "learned": ("learned",), "any": ("searched", "learned")}
 
 # What a study cannot change: the field, and the option that a user gives for it.
 _FIXED = {
@@ -47,6 +49,7 @@ _FIXED = {
     "seed": "--seed",
     "stopping": "--stopping",
     "shuffle": "--shuffle",
+    "groups": "--groups",
 }
 
 _RAY_ONLY = ("address", "gpus_per_candidate", "cpus_per_candidate", "max_concurrent", "devices_per_candidate")
@@ -88,6 +91,8 @@ class SearchConfig:
             study's folder.
         shuffle: interleave, learned (in the training of each candidate), fixed (interleave or random) or any of these, where a
             space leaves it open. None: interleave, or what the study has that is resumed.
+        groups: searched (parameters of the space), learned (in the training of each candidate, under the budget) or any of these.
+            None: searched, or what the study has that is resumed.
         latency_device: where the networks will run, cpu or cuda, for the budget and the objective of latency; of the
             coordinator's machine, whatever device trains.
         latency_batch: images in a pass there.
@@ -119,6 +124,7 @@ class SearchConfig:
     devices_per_candidate: int = 1
     checkpoints: str | None = None
     shuffle: str | None = None
+    groups: str | None = None
     latency_device: str = "cpu"
     latency_batch: int = 1
     latency_threads: int = 1
@@ -144,15 +150,17 @@ class SearchConfig:
             ("stopping", STOPPING),
             ("engine", ENGINES),
             ("shuffle", tuple(SHUFFLES)),
+            ("groups", tuple(GROUPS)),
             ("latency_device", LATENCY_DEVICES),
         )
         for name, options in named:
-            if not (name == "shuffle" and self.shuffle is None):
+            if not (name in ("shuffle", "groups") and getattr(self, name) is None):
                 _one_of(name.replace("_", " "), getattr(self, name), options)
         self._check_cluster()
         epochs = self.recipe.epochs if self.recipe is not None else self.epochs
         if self.learns and epochs is not None:
             LearningRule().soft_epochs(epochs)  # raises where there is no room for learning
+        self._check_groups()
         if len(self.objectives) not in (1, 2) or self.objectives[0] != "accuracy":
             raise UsageError(
                 f"objectives {', '.join(self.objectives) or '(none)'}: the first is accuracy, "
@@ -176,6 +184,21 @@ class SearchConfig:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default:
                 raise UsageError(f"{name} = {value!r} {why}")
+
+    def _check_groups(self) -> None:
+        """Group counts are learned under a budget of parameters or MACs; what they will be is not known before."""
+        if "learned" not in self.group_counts:
+            return
+        if self.budget.params is None and self.budget.macs is None:
+            raise UsageError(
+                f"groups {self.groups!r}: group counts are learned under a budget, or all branches would end as one; give "
+                "--max-params or --max-macs"
+            )
+        if self.latency is not None:
+            raise UsageError(
+                f"groups {self.groups!r} does not go with a latency, which is predicted before group counts are learned; "
+                "use --groups searched, or limit --max-params and --max-macs"
+            )
 
     def _check_cluster(self) -> None:
         """What only the ray engine knows, the share of a GPU, and the place of checkpoints (file:// is taken off)."""
@@ -213,13 +236,18 @@ class SearchConfig:
 
     @property
     def learns(self) -> bool:
-        """True if candidates may have learned shuffles."""
-        return "learned" in self.shuffles
+        """True if candidates may have something to learn: shuffles, group counts."""
+        return "learned" in (*self.shuffles, *self.group_counts)
 
     @property
     def shuffles(self) -> tuple[str, ...]:
         """What spaces may choose from."""
         return SHUFFLES[self.shuffle or "interleave"]
+
+    @property
+    def group_counts(self) -> tuple[str, ...]:
+        """What spaces may choose from, of group counts."""
+        return GROUPS[self.groups or "searched"]
 
     @property
     def given(self) -> dict[str, Any]:
@@ -262,7 +290,7 @@ class SearchConfig:
             "recipe": None if recipe is None else Recipe.from_dict(recipe),
             "objectives": tuple(values.get("objectives", ("accuracy",))),
         }
-        return cls(**{"shuffle": "fixed", **values, **parts})
+        return cls(**{"shuffle": "fixed", "groups": "searched", **values, **parts})
 
 
 def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -> None:
@@ -290,6 +318,8 @@ def question_name(config: SearchConfig) -> str:
     values |= {"data": _data_key(config), "budget": config.budget.to_dict()}
     if config.shuffle in (None, "fixed"):  # studies had names before they could say this
         del values["shuffle"]
+    if config.groups in (None, "searched"):
+        del values["groups"]
     if config.latency not in (None, LatencySetting()):  # studies had names before they could say this
         values["latency"] = asdict(config.latency)
     values["recipe"] = config.given if config.recipe is None else config.recipe.to_dict()

@@ -297,7 +297,7 @@ class Coordinator:
             return None
         architecture, number = proposed.architecture, proposed.trial.number
         checkpoint = self._checkpoints.place(architecture.hash)
-        recipe = self.recipe.to_dict() | {"seed": proposed.seed}
+        recipe = self.recipe.within(self.config.budget, architecture).to_dict() | {"seed": proposed.seed}
         job = Job(number, architecture.to_json(), recipe, checkpoint)
         return _Running(proposed.trial, job, proposed.facts, proposed.origin)
 

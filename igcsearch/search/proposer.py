@@ -107,7 +107,7 @@ class Proposer:
         known = describe(architecture, stored=False, table=self._table)
         if RETRY_OF not in trial.user_attrs:
             settled = settle(architecture, self._config.budget, self._seen, known.get("latency_ms"))
-            settled = settled or nothing_learned(architecture, self._config.shuffles)
+            settled = settled or nothing_learned(architecture, self._config.shuffles, self._config.group_counts)
             if settled is not None:
                 return Rejected(trial, settled, known)
         elif not self._was_left(trial.user_attrs[RETRY_OF], trial.number):

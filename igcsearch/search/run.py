@@ -79,7 +79,7 @@ def run_search(
             config = _same_question(place, study, config)
             with place.readable():
                 table = stored_table(study.user_attrs) or table
-        config = replace(config, shuffle=config.shuffle or "interleave")
+        config = replace(config, shuffle=config.shuffle or "interleave", groups=config.groups or "searched")
         space = space_of(config)
         if table is None and config.latency is not None:
             check_device(config.latency)
@@ -111,7 +111,7 @@ def _run(
     check_budget(space, facts.problem(config.budget), config.seed)
     if config.learns:
         replace(config)  # its recipe has room for learning
-        check_proposals(space, facts.problem(config.budget), config.seed)  # and it asks for shuffles
+        check_proposals(space, facts.problem(config.budget), config.seed)  # and it asks for shuffles, for group counts
     if config.latency is not None and table is None:
         table = measured_table(config, facts.problem(config.budget), emit, lambda: engine.stop)
     resumed = study is not None
@@ -172,7 +172,7 @@ def _run(
 
 def space_of(config: SearchConfig) -> Space:
     """The search's space, which proposes what the search leaves open."""
-    return get_space(config.space).limited(config.shuffles)
+    return get_space(config.space).limited(config.shuffles, config.group_counts)
 
 
 def measured_table(
@@ -227,7 +227,7 @@ def _refuse_existing(place: Place, resume: bool) -> None:
 def _same_question(place: Place, study: optuna.Study, config: SearchConfig) -> SearchConfig:
     """The configuration with the study's own recipe; UsageError where the study is of another question."""
     stored = place.stored_config(study)
-    config = replace(config, shuffle=config.shuffle or stored.shuffle)
+    config = replace(config, shuffle=config.shuffle or stored.shuffle, groups=config.groups or stored.groups)
     where = place.label if place.shared else str(place.folder)
     check_same_question(stored, config, where)
     with place.readable():

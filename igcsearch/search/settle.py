@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Budget, Problem, conditions
-from igcsearch.spec.learning import is_learned
+from igcsearch.spec.grouping import learns_groups
+from igcsearch.spec.learning import learns_shuffles
 
 CONSTRAINT = "igcsearch"  # name of the constraint: feasible where <= 0
 _STRICT_FAMILIES = ("igcv1", "igcv2")
@@ -80,11 +81,13 @@ def settle(
     return None
 
 
-def nothing_learned(architecture: Architecture, allowed: Sequence[str]) -> Settled | None:
-    """A proposal without a learned shuffle, where the search allows no others."""
-    if tuple(allowed) != ("learned",) or is_learned(architecture):
-        return None
-    return Settled("condition", f"no shuffle to learn in {architecture.family} of this form", _CONDITION)
+def nothing_learned(architecture: Architecture, shuffles: Sequence[str], groups: Sequence[str]) -> Settled | None:
+    """A proposal without a learned shuffle or group count, where the search allows no others."""
+    if tuple(shuffles) == ("learned",) and not learns_shuffles(architecture):
+        return Settled("condition", f"no shuffle to learn in {architecture.family} of this form", _CONDITION)
+    if tuple(groups) == ("learned",) and not learns_groups(architecture):
+        return Settled("condition", f"no group counts to learn in {architecture.family} of this form", _CONDITION)
+    return None
 
 
 def space_refused(error: UsageError) -> Settled:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -96,6 +96,21 @@ class Architecture:
         for s, stage in enumerate(self.stages, 1):
             for b, block in enumerate(stage.blocks, 1):
                 yield f"stage{s}.block{b}", block
+
+    def sized_blocks(self) -> Iterator[tuple[str, Block, int]]:
+        """(name, block, side of the map that it reads) in order, as `blocks` names them."""
+        size = self.image_size
+        for name, block in self.blocks():
+            yield name, block, size
+            size = block.cost_at(size)[1]
+
+    def with_blocks(self, blocks: Sequence[Block]) -> Architecture:
+        """The same network with other blocks, one for each that `blocks` gives, the stem first."""
+        stages, begin = [], 1
+        for stage in self.stages:
+            stages.append(Stage(tuple(blocks[begin : begin + len(stage.blocks)])))
+            begin += len(stage.blocks)
+        return replace(self, stem=blocks[0], stages=tuple(stages))
 
     @property
     def features(self) -> int:

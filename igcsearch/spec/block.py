@@ -125,6 +125,8 @@ class Block:
         shortcut: None for no shortcut, () for the identity, or the steps of a projection; it is added to the product.
         activation: behind the sum (or behind the product where there is no shortcut).
         family: the name of the definition that made it, for tables only.
+        learned_groups: True if its group counts are to be learned in training (grouping.py); until then it stands at those that
+            its factors have.
 
     Raises:
         UsageError: steps whose widths do not meet, or a shortcut that does not fit the product.
@@ -134,6 +136,7 @@ class Block:
     shortcut: tuple[Step, ...] | None = None
     activation: str | None = None
     family: str = ""
+    learned_groups: bool = False
     _costs: dict[int, tuple[Cost, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -190,7 +193,7 @@ class Block:
         from .serialise import block_text, steps_text
 
         shortcut = None if self.shortcut is None else steps_text(self.shortcut)
-        return block_text(steps_text(self.steps), shortcut, self.activation, self.family)
+        return block_text(steps_text(self.steps), shortcut, self.activation, self.family, self.learned_groups)
 
     @cached_property
     def key_text(self) -> str:

@@ -74,13 +74,11 @@ def with_digits(block: Block, owners: Sequence[int]) -> Block:
             f"{len(radices)} digits of {first.out_channels} channels each need one of {len(pointwise)} factors"
         )
     widths = branch_widths(owners, radices, len(pointwise))
-    used = [f for f, width in enumerate(widths) if width > 1]
-    table = digit_table(radices)
-    layouts = [_layout(table, [owner == f for owner in owners]) for f in used]
-    steps = [_shuffled(first, layouts[0])]
-    for position, (f, layout) in enumerate(zip(used, layouts, strict=True)):
-        last = position + 1 == len(used)
-        shuffle = invert(layout) if last else compose(invert(layout), layouts[position + 1])
+    found = layouts(owners, radices)
+    steps = [_shuffled(first, found[0][1])]
+    for position, (f, layout) in enumerate(found):
+        last = position + 1 == len(found)
+        shuffle = invert(layout) if last else compose(invert(layout), found[position + 1][1])
         plain = pointwise[-1] if last else pointwise[0]
         factor = Factor(
             first.out_channels,
@@ -91,6 +89,12 @@ def with_digits(block: Block, owners: Sequence[int]) -> Block:
         )
         steps.append(_shuffled(factor, shuffle))
     return Block(tuple(steps), shortcut=block.shortcut, activation=block.activation, family=block.family)
+
+
+def layouts(owners: Sequence[int], radices: Sequence[int]) -> list[tuple[int, Order]]:
+    """The factors that mix a digit, in order, each with the channels branch after branch: position i takes channel order[i]."""
+    table = digit_table(radices)
+    return [(f, _layout(table, [owner == f for owner in owners])) for f in sorted(set(owners))]
 
 
 def checked(block: Block) -> tuple[Factor, tuple[Factor, ...]]:

@@ -27,7 +27,7 @@ _FREE = ("random", "explicit")
 def equivalence_text(block: Block) -> str:
     """Canonical text of a block with its shuffles reduced to what they mean; the family's name is left out."""
     shortcut = None if block.shortcut is None else _reduced_text(block.shortcut)
-    return block_text(_reduced_text(block.steps), shortcut, block.activation, "")
+    return block_text(_reduced_text(block.steps), shortcut, block.activation, "", block.learned_groups)
 
 
 def is_free(block: Block) -> bool:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import UsageError, near
-from .architecture import Architecture, Stage
+from .architecture import Architecture
 from .block import Block, Parallel, Pool, Step, every_factor
 from .conditions import level
 from .factor import Factor, Shuffle
+from .grouping import Choice, learns_groups, reduced_groups, with_groups
 from .permutations import compose
 
 WAYS = ("assignment", "sinkhorn", "lipschitz")
@@ -129,16 +130,17 @@ def gaps(architecture: Architecture) -> tuple[list[Gap], list[str]]:
 
 
 def reduced(architecture: Architecture) -> tuple[Architecture, list[str]]:
-    """The architecture with interleaves for the learned shuffles that have nothing to learn, and the reasons."""
+    """The architecture without what has nothing to learn, and the reasons: interleaves for such shuffles, fixed group counts."""
+    architecture, fixed = reduced_groups(architecture)
     kept, reasons = gaps(architecture)
     if not reasons:
-        return architecture, []
+        return architecture, fixed
     places = {(gap.block, gap.step) for gap in kept}
 
     def shuffle(name: str, index: int, factor: Factor) -> Shuffle:
         return factor.shuffle if (name, index) in places else _plain(factor.shuffle)
 
-    return _rebuilt(architecture, shuffle, _plain), reasons
+    return _rebuilt(architecture, shuffle, _plain), [*fixed, *reasons]
 
 
 def opened(architecture: Architecture) -> Architecture:
@@ -163,18 +165,22 @@ def opened(architecture: Architecture) -> Architecture:
     return _rebuilt(architecture, shuffle, lambda shuffle: shuffle)
 
 
-def hardened(architecture: Architecture, orders: Mapping[str, ArrayLike]) -> Architecture:
-    """The architecture with explicit shuffles in place of the learned ones.
+def hardened(
+    architecture: Architecture, orders: Mapping[str, ArrayLike], groups: Mapping[str, Choice] | None = None
+) -> Architecture:
+    """The architecture with explicit shuffles in place of the learned ones, and the group counts that were chosen.
 
     Behind channel-wise factors a permutation can as well stand in front of them (3): where a factor that mixes precedes, it is put
     into that one's own shuffle (`written_at`), so that there are no more shuffles than before.
 
     Args:
         orders: by `Gap.name`, the permutation of each gap: position i takes channel order[i].
+        groups: by the names of blocks whose group counts are learned, the choice of each (grouping.py).
 
     Raises:
-        UsageError: an order that is missing, or no permutation of the channels.
+        UsageError: an order or choice that is missing, or no permutation of the channels.
     """
+    architecture = with_groups(architecture, groups or {})
     found: dict[tuple[str, int], Shuffle] = {}
     for name, block in architecture.blocks():
         for index, step in enumerate(block.steps):
@@ -206,6 +212,11 @@ def written_at(block: Block, step: int) -> int:
 
 
 def is_learned(architecture: Architecture) -> bool:
+    """True if a shuffle or group counts are still to be learned, whether or not there is something to learn."""
+    return learns_groups(architecture) or learns_shuffles(architecture)
+
+
+def learns_shuffles(architecture: Architecture) -> bool:
     """True if a shuffle is still to be learned, whether or not there is something to learn."""
     blocks = [*(block.steps + (block.shortcut or ()) for _, block in architecture.blocks()), architecture.head.steps]
     return any(shuffle.kind == "learned" for steps in blocks for shuffle in _shuffles(steps))
@@ -247,6 +258,8 @@ def _gap(name: str, chain: _Chain, position: int, index: int) -> Gap | str:
     """The gap of a learned shuffle, or why there is nothing to learn."""
     block = chain.blocks[position]
     where, step = f"{name}.step{index}", block.steps[index]
+    if block.learned_groups:
+        return f"{where}: the block's group counts are learned, and with them which channels share a branch"
     if not isinstance(step, Factor):
         return f"{where}: a shuffle is learned behind a factor, not behind lanes"
     if index == len(block.steps) - 1:
@@ -369,10 +382,5 @@ def _rebuilt(
             else replace(block, steps=steps, shortcut=shortcut)
         )
 
-    blocks = [block_of(name, block) for name, block in architecture.blocks()]
-    stages, begin = [], 1
-    for stage in architecture.stages:
-        stages.append(Stage(tuple(blocks[begin : begin + len(stage.blocks)])))
-        begin += len(stage.blocks)
     head = replace(architecture.head, steps=rest(architecture.head.steps))
-    return replace(architecture, stem=blocks[0], stages=tuple(stages), head=head)
+    return replace(architecture.with_blocks([block_of(*named) for named in architecture.blocks()]), head=head)

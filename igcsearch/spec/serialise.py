@@ -62,13 +62,16 @@ def block_data(block: Block) -> dict[str, Any]:
         data["activation"] = block.activation
     if block.family:
         data["family"] = block.family
+    if block.learned_groups:
+        data["learned_groups"] = True
     return data
 
 
-def block_text(steps: str, shortcut: str | None, activation: str | None, family: str) -> str:
+def block_text(steps: str, shortcut: str | None, activation: str | None, family: str, learned_groups: bool) -> str:
     """Canonical text of a block, put together from the canonical texts of its parts (keys in order)."""
     parts = [f'"activation":"{activation}"'] if activation is not None else []
     parts += [f'"family":{canonical(family)}'] if family else []
+    parts += ['"learned_groups":true'] if learned_groups else []
     parts += [f'"shortcut":{shortcut}'] if shortcut is not None else []
     return "{" + ",".join([*parts, f'"steps":{steps}']) + "}"
 
@@ -111,7 +114,8 @@ def parse_block(data: Any, where: str) -> Block:
     steps = parse_steps(fields.pop("steps", None), f"{where}.steps")
     shortcut = fields.pop("shortcut", None)
     parsed = None if shortcut is None else parse_steps(shortcut, f"{where}.shortcut")
-    return _build(Block, fields, {"activation": str, "family": str}, where, steps=steps, shortcut=parsed)
+    types = {"activation": str, "family": str, "learned_groups": bool}
+    return _build(Block, fields, types, where, steps=steps, shortcut=parsed)
 
 
 def parse_shuffle(data: Any, where: str, default: Shuffle) -> Shuffle:

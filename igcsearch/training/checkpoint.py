@@ -90,10 +90,13 @@ def read_checkpoint(path: Path, identity: dict[str, Any]) -> Stored:
 
 
 def check_learned(path: Path, stepper: Stepper, learned: dict[str, Any] | None) -> None:
-    """Raise CheckpointError unless the record is of the shuffles that this training learns."""
-    gaps = None if learned is None else set(learned.get("gaps", ()))
-    if gaps != (None if stepper.learned is None else set(stepper.learned["gaps"])):
-        raise CheckpointError(f"checkpoint {path} learns other shuffles than this training; {_CURE}")
+    """Raise CheckpointError unless the record is of the shuffles and group counts that this training learns."""
+
+    def what(record: dict[str, Any] | None) -> tuple[set[str], ...] | None:
+        return None if record is None else tuple(set(record.get(part, ())) for part in ("gaps", "groups"))
+
+    if what(learned) != what(stepper.learned):
+        raise CheckpointError(f"checkpoint {path} learns other shuffles or group counts than this training; {_CURE}")
 
 
 def put_tensors(path: Path, stepper: Stepper, tensors: dict[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture
+from igcsearch.spec.grouping import check_groups_budget, learns_groups
 from igcsearch.spec.learning import is_learned, reduced
 from igcsearch.training.batches import Batches
 from igcsearch.training.checkpoint import (
@@ -141,8 +142,7 @@ def train(
     """
     _check_fit(architecture, data)
     architecture, notes = reduced(architecture)
-    if is_learned(architecture):
-        recipe.learning.soft_epochs(recipe.epochs)  # raises where there is no room for both phases
+    check_learning(architecture, recipe)
     place = resolve_device(device if group is None else group.device)
     recipe = recipe.resolve(data, resolve_precision(recipe.precision, place))
     with (
@@ -290,6 +290,24 @@ def _resume(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict
 def _lead(group: "Group | None", work: Callable[[], T]) -> T:
     """What `work` gives, done once: in process 0, where there are several."""
     return work() if group is None else group.lead(work)
+
+
+def check_learning(architecture: Architecture, recipe: Recipe) -> None:
+    """Make sure that what a network has to learn can be learned by the recipe.
+
+    Raises:
+        UsageError: no room for both phases, group counts without a budget, or a budget that none of them meets.
+    """
+    if is_learned(architecture):
+        recipe.learning.soft_epochs(recipe.epochs)
+    if learns_groups(architecture):
+        budget = recipe.grouping.budget
+        if budget.params is None and budget.macs is None:
+            raise UsageError(
+                "group counts are learned under a budget, or all branches would end as one; "
+                "give --max-params or --max-macs (in a recipe: max_params, max_macs)"
+            )
+        check_groups_budget(architecture, budget)
 
 
 def _check_fit(architecture: Architecture, data: ImageData) -> None:

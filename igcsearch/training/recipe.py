@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from igcsearch.errors import UsageError, near
+from igcsearch.spec import Architecture, Budget
+from igcsearch.spec.grouping import GroupRule, learns_groups
 from igcsearch.spec.learning import LearningRule
 
 if TYPE_CHECKING:
     from igcsearch.training.datasets.images import ImageData
 
-_RULE = LearningRule()
+_RULE, _GROUPS = LearningRule(), GroupRule()
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 _LATER = {
     "later": True
@@ -47,6 +49,8 @@ class Recipe:
         shuffle_way: how shuffles are learned where a network has such: assignment, sinkhorn or lipschitz (nn/learned.py).
         soft_share: of the epochs, in which they are soft; the rest train with the shuffles that were learned.
         shuffle_lr, shuffle_temperature, shuffle_penalty: of `spec.learning.LearningRule`; None: what suits the way.
+        groups_lr, groups_temperature, groups_penalty: of `spec.grouping.GroupRule`, where a network's group counts are learned.
+        max_params, max_macs: the budget that learned group counts keep to; of no other use.
         accumulate: micro-batches that a batch is cut into, one after another; their gradients are summed to that of the
             mean over the batch. Batch norm sees a micro-batch at a time, so with norms the numbers are not quite those
             of whole batches.
@@ -75,6 +79,11 @@ class Recipe:
     shuffle_lr: float | None = field(default=None, metadata=_LATER)
     shuffle_temperature: float | None = field(default=None, metadata=_LATER)
     shuffle_penalty: float | None = field(default=None, metadata=_LATER)
+    groups_lr: float = field(default=_GROUPS.lr, metadata=_LATER)
+    groups_temperature: float = field(default=_GROUPS.temperature, metadata=_LATER)
+    groups_penalty: float = field(default=_GROUPS.penalty, metadata=_LATER)
+    max_params: int | None = field(default=None, metadata=_LATER)
+    max_macs: int | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         least_of = {"epochs": 1, "batch_size": 2, "seed": 0, "eval_batch_size": 1, "accumulate": 1}
@@ -101,8 +110,13 @@ class Recipe:
             if getattr(self, name) is not None:
                 self._set_float(name, math.inf)
         self._set_float("soft_share", 1.0)
+        for name in ("groups_lr", "groups_temperature", "groups_penalty"):
+            self._set_float(name, math.inf)
+        for name in ("max_params", "max_macs"):
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), 1)
         try:
-            _ = self.learning
+            _ = self.learning, self.grouping
         except UsageError as error:
             raise UsageError(f"recipe: {error}") from None
 
@@ -116,6 +130,16 @@ class Recipe:
             _RULE.penalty if self.shuffle_penalty is None else self.shuffle_penalty,
             self.soft_share,
         )
+
+    @property
+    def grouping(self) -> GroupRule:
+        """How group counts are learned, and the budget that they keep to."""
+        budget = Budget(params=self.max_params, macs=self.max_macs)
+        return GroupRule(self.groups_lr, self.groups_temperature, self.groups_penalty, budget)
+
+    def within(self, budget: Budget, architecture: Architecture) -> "Recipe":
+        """The recipe with the budget that group counts keep to, for an architecture that has such to learn."""
+        return replace(self, max_params=budget.params, max_macs=budget.macs) if learns_groups(architecture) else self
 
     def _set_float(self, name: str, most: float) -> None:
         value = getattr(self, name)

@@ -5,11 +5,10 @@ its share of a batch; the gradients are averaged on the way, and the state is th
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,14 +17,13 @@ from igcsearch.nn import build
 from igcsearch.nn.learned import is_mask
 from igcsearch.spec import Architecture
 from igcsearch.spec.learning import hardened, is_learned
-from igcsearch.spec.permutations import Order
 from igcsearch.training.augment import Normalise, augment
 from igcsearch.training.batches import Batch
 from igcsearch.training.datasets.images import ImageData
 from igcsearch.training.device import autocast
 from igcsearch.training.recipe import Recipe, steps_per_epoch
 from igcsearch.training.shares import Part, Share
-from igcsearch.training.soft import SoftPhase
+from igcsearch.training.soft import Learned, SoftPhase, recorded
 
 if TYPE_CHECKING:
     from igcsearch.training.distributed import Group
@@ -76,7 +74,7 @@ class Stepper:
         self.share = Share(group.rank, group.world_size, recipe.accumulate) if group else Share(0, 1, recipe.accumulate)
         self.share.check(len(data.train), recipe.batch_size, group is not None and not group.global_statistics)
         self.soft: SoftPhase | None = None
-        self.learned: dict[str, Any] | None = None  # the record of shuffles that were or are learned
+        self.learned: dict[str, Any] | None = None  # the record of what was or is learned
         self.average: nn.Module | None = None
         self._build(architecture, initial_state, initial_state)
         self.normalise = Normalise(data.mean, data.std, device, recipe.channels_last, self._dtype)
@@ -111,25 +109,23 @@ class Stepper:
         self._replica = None if self.group is None else _replica(self.network, self.group)
 
     @torch.no_grad()
-    def harden(self, orders: Mapping[str, Order] | None = None) -> None:
-        """Go on with the network of the shuffles that were learned, or of these: weights, moving average and momentum stay.
+    def harden(self, learned: Learned | None = None) -> None:
+        """Go on with the network that was learned, or with this one: weights, moving average and momentum stay.
 
         Args:
-            orders: by the gaps' names; None: what was learned.
+            learned: shuffles and group counts; None: as they stand.
         """
         soft = self.soft
         if soft is None:
             return
-        orders = soft.orders() if orders is None else orders
+        learned = soft.learned() if learned is None else learned
         states = [{k: t.detach().cpu() for k, t in net.state_dict().items()} for net in (self.network, self.evaluated)]
-        network, average = (soft.shuffles.harden(state, orders) for state in states)
-        momentum = soft.shuffles.harden(self.momentum_buffers(), orders)
-        self._build(hardened(self.architecture, orders), network, average)
+        network, average = (soft.harden(state, learned) for state in states)
+        momentum = soft.harden(self.momentum_buffers(), learned)
+        soft.note(learned)
+        self._build(hardened(self.architecture, learned.orders, learned.groups), network, average)
         for name, buffer in self.momentum_buffers().items():
             buffer.copy_(momentum[name])
-        assert self.learned is not None
-        for name, order in orders.items():
-            self.learned["gaps"][name]["order"] = [int(i) for i in order]
 
     @property
     def evaluated(self) -> nn.Module:
@@ -142,13 +138,12 @@ class Stepper:
         return 0 if self.soft is None else self.soft.epochs
 
     def restore(self, learned: dict[str, Any] | None, epochs: int) -> None:
-        """Become what a checkpoint's record of learned shuffles says after so many epochs: still soft, or hard with its orders."""
+        """Become what a checkpoint's record of learning says after so many epochs: still soft, or hard with its orders."""
         if learned is None or self.learned is None:
             return
         self.learned.update(learned)
-        orders = {name: gap["order"] for name, gap in learned["gaps"].items() if "order" in gap}
-        if orders:
-            self.harden({name: np.asarray(order) for name, order in orders.items()})
+        if (found := recorded(learned)) is not None:
+            self.harden(found)
         elif self.soft is not None:
             self.soft.seek(epochs, self.steps)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from igcsearch.blocks import igcv2, network, stage
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture
+from igcsearch.spec.grouping import opened_groups
 from igcsearch.spec.learning import WAYS, opened
 from igcsearch.training import DataSpec, Epoch, ImageData, Recipe, TrainingDiverged, default_recipe, load_data, train
 from igcsearch.training.batches import Batches
@@ -35,6 +37,7 @@ CASES: dict[str, tuple[dict[str, Any], float, int | None]] = {
     "single": ({"precision": "float32", "epochs": 2}, 0.0, None),
     # soft for two of three epochs, with gradients of masks and penalties
     "sinkhorn": ({"precision": "float64", "epochs": 3, "soft_share": 0.7, "shuffle_way": "sinkhorn"}, 0.0, None),
+    "groups": ({"precision": "float64", "epochs": 3, "soft_share": 0.7, "max_params": 780}, 0.0, None),
 }
 
 
@@ -68,7 +71,9 @@ class Job:
         data = data or self.data
         more = {"group": self.group, "checkpoint": self.out / f"{name}.safetensors"} | more
         architecture = architecture_for(data, dropout)
-        architecture = opened(architecture) if name.partition("-")[0] in WAYS else architecture
+        what = name.partition("-")[0]
+        architecture = opened(architecture) if what in WAYS else architecture
+        architecture = opened_groups(architecture) if what == "groups" else architecture
         return train(architecture, data, recipe, device=self.device, threads=1, **more)
 
     def keep(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -109,10 +114,11 @@ class Job:
             self.say("resumed", [result.resumed_from, seen])
 
     def learned(self) -> None:
-        """Shuffles that are learned in two epochs of four; the same, interrupted at the end of those and one later."""
-        recipe = default_recipe(self.data, epochs=4, soft_share=0.5, shuffle_way="sinkhorn")
-        for stop in (0, 2, 3):
-            name = f"sinkhorn-{stop}"
+        """Shuffles or group counts learned in two epochs of four; the same, interrupted at the end of those and one later."""
+        ways: dict[str, dict[str, Any]] = {"sinkhorn": {"shuffle_way": "sinkhorn"}, "groups": {"max_params": 780}}
+        for way, stop in product(ways, (0, 2, 3)):
+            recipe = default_recipe(self.data, epochs=4, soft_share=0.5, **ways[way])
+            name = f"{way}-{stop}"
             if stop:
                 self.train(name, recipe, on_epoch=lambda epoch, stop=stop: epoch.epoch < stop)
             result = self.train(name, recipe)

@@ -102,13 +102,14 @@ def test_single_precision_too(one: Path, two: Path) -> None:
     assert end["train_loss"] == pytest.approx(last["train_loss"], rel=0.01)
 
 
-def test_learned_shuffles_go_on_in_all_processes(two: Path) -> None:
+@pytest.mark.parametrize("way", ["sinkhorn", "groups"])
+def test_what_is_learned_goes_on_in_all_processes(two: Path, way: str) -> None:
     # Rule: interrupted at the end of the soft epochs and behind it, all processes go on with the same network, to the same bits.
-    whole = told(two, "sinkhorn-0")
+    whole = told(two, f"{way}-0")
     for stop in (2, 3):
-        name = f"sinkhorn-{stop}"
+        name = f"{way}-{stop}"
         assert told(two, name, 0) == told(two, name, 1) == [stop, *whole[1:]]
-        weights = [load_file(two / f"{each}.rank{rank}") for each, rank in (("sinkhorn-0", 0), (name, 0), (name, 1))]
+        weights = [load_file(two / f"{each}.rank{rank}") for each, rank in ((f"{way}-0", 0), (name, 0), (name, 1))]
         assert all(torch.equal(weights[0][key], other[key]) for other in weights[1:] for key in weights[0])
 
 
