@@ -13,29 +13,25 @@ pairs of one seed with its 95 % interval, the smallest difference that so many s
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import math
-import multiprocessing
 import os
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from igcsearch.blocks import igcv2, igcv3, network, stage
-from igcsearch.cli.sizes import parse_size
 from igcsearch.machine import thread_settings
 from igcsearch.spec import Architecture, Factor, Problem, Shuffle, Stage
 from igcsearch.spec.learning import WAYS, gaps, hardened, opened
-from igcsearch.training import DataSpec, ImageData, default_recipe, evaluate, load_data, train
+from igcsearch.training import DataSpec, TrainResult, default_recipe
 
+from . import trainings
 from .facts import save
+from .trainings import data_of, trained
 
 FAMILIES = ("strict", "loose")
 SHUFFLES = ("interleave", *WAYS, "random", "none")
@@ -95,51 +91,21 @@ def _unshuffled(step: Any) -> Any:
 
 def run(spec: DataSpec, family: str, kind: str, seed: int, epochs: int, folder: Path) -> dict[str, Any]:
     """One training, or its row if it is there already."""
-    data = _data(spec)
+    data = data_of(spec)
     architecture = with_shuffles(base(family, data.problem()), kind, seed)
     given = {"shuffle_way": kind} if kind in WAYS else {}
     recipe = default_recipe(data, epochs=epochs, seed=seed, **given)
-    of = json.dumps([data.fingerprint, len(data.train), data.image_size, recipe.to_dict(), architecture.hash])
-    path = folder / f"{family}-{kind}-{seed}-{hashlib.sha256(of.encode()).hexdigest()[:8]}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text()))
-    checkpoint = path.with_suffix(".safetensors")
-    result = train(architecture, data, recipe, device="cpu", threads=1, checkpoint=checkpoint)
-    from igcsearch.nn import build
 
-    net = build(result.architecture)
-    net.load_state_dict(result.state_dict)
-    accuracy, images = evaluate(net, data, device="cpu", threads=1)
-    reports = [block.report for _, block in result.architecture.blocks()]
-    row = {
-        "data": data.name,
-        "train_images": len(data.train),
-        "image_size": data.image_size,
-        "family": family,
-        "shuffle": kind,
-        "seed": seed,
-        "epochs": epochs,
-        "params": result.architecture.params,
-        "macs": result.architecture.macs,
-        "test_accuracy": accuracy,
-        "test_images": images,
-        "validation_accuracy": result.validation_accuracy,
-        "seconds": result.seconds,
-        "levels": [report["complementary"] for report in reports],
-        "paths": [report["paths"] for report in reports],
-    }
-    if result.learned is not None:
-        names = ("soft_epochs", "soft_accuracy", "hard_accuracy", "difference", "softness")
-        row |= {name: result.learned[name] for name in names}
-    path.with_suffix(".new").write_text(json.dumps(row))
-    path.with_suffix(".new").replace(path)
-    checkpoint.unlink(missing_ok=True)
-    return row
+    def about(result: TrainResult) -> dict[str, Any]:
+        reports = [block.report for _, block in result.architecture.blocks()]
+        row = {"family": family, "shuffle": kind, "levels": [report["complementary"] for report in reports]}
+        row["paths"] = [report["paths"] for report in reports]
+        if result.learned is not None:
+            names = ("soft_epochs", "soft_accuracy", "hard_accuracy", "difference", "softness")
+            row |= {name: result.learned[name] for name in names}
+        return row
 
-
-@lru_cache(maxsize=1)
-def _data(spec: DataSpec) -> ImageData:
-    return load_data(spec)
+    return trained(architecture, data, recipe, folder, f"{family}-{kind}-{seed}", about)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -183,41 +149,25 @@ def _points(value: float | None) -> str:
 def main() -> None:
     """Train what is missing, print the table, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder of the trainings; default: beside --json")
-    parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--data-root")
-    parser.add_argument("--train-images", type=parse_size)
-    parser.add_argument("--image-size", type=int)
+    trainings.add_arguments(parser, seeds=20, epochs=20, workers=2)
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--shuffles", default=",".join(SHUFFLES))
-    for name, default in (("seeds", 20), ("epochs", 20), ("workers", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
-    folder = given.out or (Path(given.json).with_suffix("") if given.json else None)
-    if folder is None:
-        parser.error("give --out DIR, --json FILE, or both")
+    given, folder, spec = trainings.prepared(parser)
     for name, known in (("families", FAMILIES), ("shuffles", SHUFFLES)):
         if unknown := [each for each in getattr(given, name).split(",") if each not in known]:
             parser.error(f"--{name} {unknown[0]}: known are {', '.join(known)}")
-    folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(thread_settings(1))
-    spec = DataSpec(given.data, root=given.data_root, train_images=given.train_images, image_size=given.image_size)
-    load_data(spec)  # what is wrong with it is said now
     tasks = [
-        (family, kind, seed)
+        (spec, family, kind, seed, given.epochs, folder)
         for seed in range(given.seeds)
         for family in given.families.split(",")
         for kind in given.shuffles.split(",")
     ]
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(run, spec, *task, given.epochs, folder) for task in tasks]
-        for number, done in enumerate(as_completed(running), 1):
-            row = done.result()
-            rows.append(row)
-            name = f"{row['family']:7s}{row['shuffle']:11s} seed {row['seed']:2d}"
-            print(f"[{number}/{len(tasks)}] {name}  {row['test_accuracy']:.4f}  {row['seconds']:.1f} s", flush=True)
+    for number, row in trainings.run_all(run, tasks, given.workers):
+        rows.append(row)
+        name = f"{row['family']:7s}{row['shuffle']:11s} seed {row['seed']:2d}"
+        print(f"{number} {name}  {row['test_accuracy']:.4f}  {row['seconds']:.1f} s", flush=True)
     rows.sort(key=lambda row: (row["family"], row["shuffle"], row["seed"]))
     print("\n| network | shuffles | seeds | test accuracy % | difference to interleave | smallest shown | time |")
     print("|---|---|---|---|---|---|---|")

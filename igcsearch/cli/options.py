@@ -297,7 +297,7 @@ GroupsPenalty = Annotated[
         "--groups-penalty",
         parser=number,
         metavar="X",
-        help="Of learned group counts, on the expected cost's excess over the budget. Default: 10.",
+        help="Of learned group counts, on the expected cost's distance from the budget. Default: 10.",
         rich_help_panel=RECIPE,
     ),
 ]

@@ -3,9 +3,9 @@
 spec/grouping.py says what is chosen, and its cost. The mask of a factor is its expected support: of a strict product with a share p
 of digit d in the factor, a pair of channels that differ in d counts p times as much (1 where they agree), and with the share that
 it has of no digit at all the factor is the identity; of a bottleneck's factor, the mean of the convolutions that its gates make.
-Shares are even until WARM_UP of the soft phase. Then the loss moves them, the expected cost's excess over the budget, and a growing
-price on entropy, under a falling temperature; at READ they are rounded to the likeliest choices inside the budget, and until CLOSED
-blended with those.
+Shares are even until WARM_UP of the soft phase. Then the loss moves them, the expected cost's distance from the budget, and a price
+on entropy that grows, under a falling temperature; at READ they are rounded to the likeliest choices inside the budget, and until
+CLOSED blended with those.
 
 Shape legend: C channels, O outputs, I inputs, D digits, L factors, N batch, H W map.
 """
@@ -340,12 +340,16 @@ class LearnedGroups:
         return params, macs
 
     def add_penalty_gradients(self) -> None:
-        """Add the gradients of the expected cost's excess over the budget, and of entropy, to those of the loss."""
+        """Add the gradients of the expected cost's distance from the budget, and of entropy, to those of the loss.
+
+        The distance counts from both sides: what the loss gains by wider branches is little in a short training, and a budget that
+        is left over is lost.
+        """
         if not any(shares.is_open for shares in self.shares.values()):
             return
         limits = (self.rule.budget.params, self.rule.budget.macs)
-        excess = [(cost / limit - 1).clamp_min(0) for cost, limit in zip(self.expected(), limits, strict=True) if limit]
-        terms = [self.rule.penalty * each for each in excess]
+        fill = torch.stack([cost / limit for cost, limit in zip(self.expected(), limits, strict=True) if limit]).max()
+        terms = [self.rule.penalty * (fill - 1).abs()]
         terms += [_SHARPEN * shares.moved * shares.entropy() for shares in self.shares.values()]
         torch.stack(terms).sum().backward()
 

@@ -42,7 +42,7 @@ class GroupRule:
     Args:
         lr: of Adam, constant, for what the shares are made of.
         temperature: of the shares at the end, above 0 and below 1, where it begins.
-        penalty: weight of the expected cost's relative excess over the budget, added to the loss.
+        penalty: weight of the expected cost's relative distance from the budget, added to the loss.
         budget: that the network which comes out keeps to.
 
     Raises:

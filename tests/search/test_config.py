@@ -9,7 +9,7 @@ import pytest
 from igcsearch.errors import UsageError
 from igcsearch.machine import available_cores
 from igcsearch.search import SearchConfig
-from igcsearch.search.config import check_same_question
+from igcsearch.search.config import check_same_question, question_name
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, Recipe
 
@@ -43,6 +43,13 @@ def test_json_round_trip():
         ({"objectives": ("macs",)}, "the first is accuracy"),
         ({"objectives": ("accuracy", "flops")}, "unknown objective 'flops'.*params, macs, latency"),
         ({"stopping": "hyperband"}, "needs the single objective"),
+        ({"groups": "lerned"}, r"unknown groups 'lerned' \(did you mean 'learned'"),
+        ({"groups": "learned", "budget": Budget()}, "learned under a budget, or all branches would end as one; give"),
+        (
+            {"groups": "any", "objectives": ("accuracy", "latency")},
+            "'any' does not go with a latency, which is predicted",
+        ),
+        ({"groups": "learned", "recipe": Recipe(epochs=1)}, "at least 2 epochs"),
     ],
 )
 def test_bad_values_name_the_value_the_rule_and_the_cure(changes, message):
@@ -72,6 +79,7 @@ def test_what_may_differ_on_resume_may():
         ({"sampler": "nsga2"}, "sampler 'tpe', not 'nsga2'"),
         ({"seed": 3}, "seed 0, not 3"),
         ({"stopping": "none"}, "stopping 'auto', not 'none'"),
+        ({"groups": "any"}, "groups None, not 'any'; resume it with its own --groups"),
     ],
 )
 def test_a_study_of_another_question_is_refused(changes, message):
@@ -109,3 +117,13 @@ def test_paths_of_data_are_absolute_and_names_of_data_sets_stay(
         str(tmp_path / "here"),
         str(tmp_path / "photos"),
     )
+
+
+# Studies had names, and were read, before group counts could be learned.
+def test_a_study_without_the_entry_is_one_of_searched_group_counts():
+    values = CONFIG.to_dict()
+    del values["groups"]
+    old = SearchConfig.from_dict(values)
+    assert old.groups == "searched"
+    assert question_name(old) == question_name(CONFIG) == question_name(replace(CONFIG, groups="searched"))
+    assert question_name(replace(CONFIG, groups="any")) != question_name(CONFIG)
