@@ -9,6 +9,7 @@ in the same columns.
 from __future__ import annotations
 
 import time
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ _EFFORT = {
 _MOST = (500, 1)  # above
 _SMALL = 128  # up to so many channels alternations from random groups cost next to nothing
 _STARTS = 6000  # of them, by the square of the number of channels; never under 4
+#: The ways to take two of four, the first two first.
+_HALVES = np.array([[i in pair for i in range(4)] for pair in combinations(range(4), 2)], dtype=np.float64)
 _HOT, _COLD = 1.4, 0.3  # temperatures, in standard deviations of what a channel adds to a group
 
 
@@ -41,6 +44,8 @@ def best(criterion: Criterion, groups: int, deadline: float | None, rng: np.rand
 
     def add(rows_R: Groups, cols_C: Groups) -> float:
         rows_R, cols_C = alternate(criterion, rows_R, cols_C, groups)
+        if 2 * groups == height == width <= _SMALL:
+            rows_R, cols_C = paired(criterion, rows_R, cols_C, groups)
         total = inside(criterion, rows_R, cols_C)
         if not found or total > found[0][0]:
             found[:] = [(total, rows_R, cols_C)]
@@ -140,6 +145,42 @@ def anneal(
         for (matrix, own, other), scale in zip(sides, scales, strict=True):
             _exchange(matrix @ ones[other], own, np.float32(heat * scale), rng)
     return rows_R, cols_C
+
+
+def paired(criterion: Criterion, rows_R: Groups, cols_C: Groups, groups: int) -> tuple[Groups, Groups]:
+    """Every two groups of two rows and two columns divided anew, both sides at once, until no two gain by it.
+
+    With groups as small as that, exchanges of one side alone lead nowhere long before the optimum.
+    """
+    rows_GK, cols_GK = (np.argsort(side, kind="stable").reshape(groups, 2) for side in (rows_R, cols_C))
+    one, other = (index.astype(np.int64) for index in np.triu_indices(groups, 1))
+    while True:
+        rows_P4, cols_P4 = (np.concatenate([side[one], side[other]], axis=1) for side in (rows_GK, cols_GK))
+        table_P44 = criterion[rows_P4[:, :, None], cols_P4[:, None, :]]
+        values_P66 = _HALVES @ table_P44 @ _HALVES.T + (1 - _HALVES) @ table_P44 @ (1 - _HALVES).T
+        flat = values_P66.reshape(len(one), -1)
+        choice = flat.argmax(axis=1)
+        gain = flat[np.arange(len(one)), choice] - values_P66[:, 0, 0]  # the first half is the division that there is
+        if gain.max() <= 1e-12 * abs(values_P66).max():
+            return _members(rows_GK), _members(cols_GK)
+        free = np.ones(groups, dtype=bool)
+        for pair in np.argsort(-gain, kind="stable"):
+            g, h = one[pair], other[pair]
+            if gain[pair] <= 0:
+                break
+            if free[g] and free[h]:
+                free[[g, h]] = False
+                for side_GK, side_P4, half in zip(
+                    (rows_GK, cols_GK), (rows_P4, cols_P4), divmod(choice[pair], 6), strict=True
+                ):
+                    mine = _HALVES[half].astype(bool)
+                    side_GK[g], side_GK[h] = side_P4[pair][mine], side_P4[pair][~mine]
+
+
+def _members(side_GK: NDArray[np.int64]) -> Groups:
+    groups = np.empty(side_GK.size, dtype=np.int64)
+    groups[side_GK.reshape(-1)] = np.repeat(np.arange(len(side_GK)), side_GK.shape[1])
+    return groups
 
 
 def _exchange(gains_NG: NDArray[np.float32], groups_N: Groups, heat: np.float32, rng: np.random.Generator) -> None:

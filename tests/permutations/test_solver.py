@@ -182,3 +182,19 @@ def test_unknown_methods_and_times_are_refused():
         solve(np.ones((4, 4)), 2, method="gconvprune")
     with pytest.raises(UsageError, match="seconds is 0; it must be more than 0"):
         solve(np.ones((4, 4)), 2, seconds=0)
+
+
+# With groups of two, no two of them can be divided better, both sides at once: by trying every division.
+@pytest.mark.parametrize("seed", range(3))
+def test_no_two_small_groups_can_be_divided_better(seed):
+    matrix = np.random.default_rng(seed).standard_normal((16, 16)) ** 2
+    rows, cols = (side.reshape(8, 2) for side in solve(matrix, 8, seed=seed))
+    for g, h in itertools.combinations(range(8), 2):
+        r, c = np.concatenate([rows[g], rows[h]]), np.concatenate([cols[g], cols[h]])
+        now = matrix[np.ix_(rows[g], cols[g])].sum() + matrix[np.ix_(rows[h], cols[h])].sum()
+        for a, b in itertools.product(itertools.permutations(range(4)), repeat=2):
+            other = (
+                matrix[np.ix_(r[list(a[:2])], c[list(b[:2])])].sum()
+                + matrix[np.ix_(r[list(a[2:])], c[list(b[2:])])].sum()
+            )
+            assert other <= now + 1e-9
