@@ -45,7 +45,7 @@ def suggestions(space: str, sampler: str, objectives: int, count: int, repeats: 
     directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"]
     study = optuna.create_study(directions=directions[:objectives])
     fill(study, finished(space, count))
-    proposer, problem, times = get_space(space), PROBLEMS[space], []
+    proposer, problem, times = get_space(space).limited(("interleave", "random")), PROBLEMS[space], []
     for number in range(repeats + 1):
         begin = time.thread_time()
         study.sampler = make_sampler(sampler, derived_seed(0, number), population_size(count))
@@ -126,7 +126,7 @@ def storing(url: str | None, counts: tuple[int, ...], candidates: int) -> Iterat
                 coordinator = Coordinator(
                     study,
                     config,
-                    space=get_space("digits"),
+                    space=get_space("digits").limited(("interleave", "random")),
                     facts=facts,
                     plan=Plan("none", 50),
                     place=place,

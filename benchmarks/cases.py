@@ -108,7 +108,7 @@ def sampled(count: int, seed: int = 0) -> list[Case]:
     stream, found = random.Random(seed), dict[str, Case]()
     while len(found) < count:
         name = stream.choice(tuple(SPACES))
-        architecture = get_space(name).propose(RandomTrial(stream), SPACES[name])
+        architecture = get_space(name).limited(("interleave", "random")).propose(RandomTrial(stream), SPACES[name])
         size, cases = architecture.image_size, list[Case]()
         for _, block in architecture.blocks():
             cases.append(Case(block, size, stream.choice(BATCHES)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import cycle
 from typing import NamedTuple
 
 from .scatter import BELOW, COLOURS, HEIGHT, LEFT, TOP, WIDTH
@@ -42,7 +43,7 @@ def curves(lines: Sequence[Curve], x_title: str, y_title: str) -> str:
         parts.append(f'<text x="{across(x):.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">{x:.0f}</text>')
         parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{down(y):.1f}" y2="{down(y):.1f}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{down(y) + 4:.1f}" text-anchor="end" fill="#555">{100 * y:.2f}</text>')
-    for line, colour in zip(lines, COLOURS, strict=False):
+    for line, colour in zip(lines, cycle(COLOURS), strict=False):
         path = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in line.points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         x, y = line.points[-1]

@@ -58,7 +58,11 @@ class Drawn:
 @lru_cache(maxsize=4)
 def finished(space: str, count: int) -> list[FrozenTrial]:
     """Complete trials as a search leaves them, each of another architecture; values: a made-up accuracy and the MACs."""
-    rng, problem, propose = random.Random(0), PROBLEMS[space], get_space(space).propose
+    rng, problem, propose = (
+        random.Random(0),
+        PROBLEMS[space],
+        get_space(space).limited(("interleave", "random")).propose,
+    )
     population, trials, seen = population_size(count), list[FrozenTrial](), set[str]()
     while len(trials) < count:
         drawn = Drawn(rng)

@@ -6,7 +6,7 @@
 One network (IGCV2 and IGCV3 blocks, 24 to 48 channels) whose widths and depths stay; for each budget of parameters, a place between
 its cheapest group counts (0) and dense 1x1 factors (1):
 
-- searched: each try draws group counts at random inside the budget and trains the network;
+- searched: each try draws group counts at random that fill the budget (0.93 of it and more) and trains the network;
 - learned: each try learns them, with another seed, in a training of as many epochs under that budget;
 - balanced: the cheapest group counts, which spend less.
 
@@ -22,6 +22,7 @@ import os
 import random
 import statistics
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ import numpy as np
 from igcsearch.blocks import igcv2, igcv3, network, stage
 from igcsearch.machine import thread_settings
 from igcsearch.spec import Architecture, Budget, Problem
-from igcsearch.spec.grouping import Choice, Question, least_cost, opened_groups, questions, rounded, with_groups
+from igcsearch.spec.grouping import Choice, Option, opened_groups, questions, with_groups
+from igcsearch.spec.rounding import least_cost, most_cost, rounded
 from igcsearch.training import DataSpec, TrainResult, default_recipe
 
 from . import trainings
@@ -39,6 +41,7 @@ from .facts import save
 from .trainings import data_of, trained
 
 ARMS = ("searched", "learned")
+FILLED = 0.93  # of the budget, at least, by what is drawn
 
 
 def base(problem: Problem) -> Architecture:
@@ -58,24 +61,29 @@ def base(problem: Problem) -> Architecture:
 
 def budget_of(architecture: Architecture, place: float) -> int:
     """Parameters between those of the cheapest group counts (0) and of dense 1x1 factors (1)."""
-    least, dense = least_cost(architecture).params, with_groups(architecture, _dense(architecture)).params
-    return int(least + place * (dense - least))
+    least, most = least_cost(architecture).params, most_cost(architecture).params
+    return int(least + place * (most - least))
 
 
 def drawn(architecture: Architecture, limit: int, seed: int) -> dict[str, Choice]:
-    """Group counts at random inside a budget of parameters: block after block, in random order, of what the others leave."""
+    """Group counts at random that use a budget of parameters, at least FILLED of it: each block's cost drawn from those that it can
+    have, all blocks again until their sum fits.
+    """
     rng = random.Random(seed)
-    asked = questions(architecture)[0]
-    options = {q.name: q.options(np.full(q.shape, 0.5)) for q in asked}
-    least = {name: min(each, key=lambda option: option.cost).choice for name, each in options.items()}
-    found = dict(least)
-    for name in rng.sample(sorted(options), len(options)):
-        fits = [o for o in options[name] if with_groups(architecture, {**found, name: o.choice}).params <= limit]
-        by_cost: dict[int, list[Choice]] = {}
-        for option in fits:
-            by_cost.setdefault(option.cost.params, []).append(option.choice)
-        found[name] = rng.choice(by_cost[rng.choice(sorted(by_cost))])
-    return found
+    options = {
+        q.name: sorted(q.options(np.full(q.shape, 0.5)), key=lambda option: option.cost)
+        for q in questions(architecture)[0]
+    }
+    by_cost = {name: [list(same) for _, same in groupby(each, key=_params)] for name, each in options.items()}
+    fixed = architecture.params - sum(q.block.params for q in questions(architecture)[0])
+    while True:
+        found = {name: rng.choice(rng.choice(costs)) for name, costs in by_cost.items()}
+        if FILLED * limit <= fixed + sum(option.cost.params for option in found.values()) <= limit:
+            return {name: option.choice for name, option in found.items()}
+
+
+def _params(option: Option) -> int:
+    return option.cost.params
 
 
 def run(spec: DataSpec, arm: str, limit: int, number: int, epochs: int, folder: Path) -> dict[str, Any]:
@@ -126,13 +134,6 @@ def _found(result: TrainResult) -> dict[str, Any]:
     return row
 
 
-def _dense(architecture: Architecture) -> dict[str, Choice]:
-    def dearest(question: Question) -> Choice:
-        return max(question.options(np.full(question.shape, 0.5)), key=lambda option: option.cost).choice
-
-    return {question.name: dearest(question) for question in questions(architecture)[0]}
-
-
 def _percent(values: Sequence[float]) -> str:
     spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.2f}{spread}"
@@ -165,15 +166,14 @@ def main() -> None:
         anew.append(row)
         where = f"{row['arm']} {row['budget']} seed {row['seed']}"
         print(f"{number} {where}  {row['test_accuracy']:.4f}  {row['seconds']:.1f} s", flush=True)
-    print(
-        "\n| budget | group counts | params | tries: test % | seconds a try | best by validation: test % | trained anew: test % |"
-    )
+    columns = ("budget", "group counts", "mean params", "tries: test %", "seconds a try", "best by validation: test %")
+    print(f"\n| {' | '.join(columns)} | trained anew: test % |")
     print("|---|---|---|---|---|---|---|")
     lines = []
     for (arm, limit), group in groups.items():
         best = max(group, key=lambda row: row["validation_accuracy"])
         retrained = [r["test_accuracy"] for r in anew if (r["arm"], r["budget"]) == (f"{arm}, trained anew", limit)]
-        params = f"{min(r['params'] for r in group):,} to {max(r['params'] for r in group):,}"
+        params = f"{statistics.mean(r['params'] for r in group):,.0f}"
         seconds = statistics.median(r["seconds"] for r in group)
         print(
             f"| {limit or '-'} | {arm} | {params} | {_percent([r['test_accuracy'] for r in group])} | {seconds:.0f} | "

@@ -26,7 +26,7 @@ Suggest every parameter in every trial, also those that the family chosen does n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from igcsearch.errors import UsageError
@@ -132,16 +132,22 @@ def ranked(
 
 
 def named(
-    trial: Trial, name: str, options: Mapping[str, Option], cost: Callable[[Option], Cost], budget: Budget
+    trial: Trial,
+    name: str,
+    options: Mapping[str, Option],
+    cost: Callable[[Option], Cost],
+    budget: Budget,
+    able: Collection[str] | None = None,
 ) -> Option:
     """The option that the trial names, all names always being among the choices (a fixed categorical distribution).
 
-    A name that the budget no longer admits stands for an admissible one: the names are sorted by cost, and the position
-    among all of them is scaled to a position among those that are left.
+    A name that the budget no longer admits, or that is not among those that are `able`, stands for one that is: the names are
+    sorted by cost, and the position among all of them is scaled to a position among those that are left.
     """
-    chosen = options[trial.suggest_categorical(name, tuple(options))]
-    if budget.admits(*cost(chosen)):
-        return chosen
-    remaining = admissible(options.values(), cost, budget)
+    given = trial.suggest_categorical(name, tuple(options))
+    left = {each: option for each, option in options.items() if not able or each in able}
+    if given in left and budget.admits(*cost(left[given])):
+        return left[given]
+    remaining = admissible(left.values(), cost, budget)
     every = admissible(options.values(), cost, Budget())
-    return remaining[every.index(chosen) * len(remaining) // len(every)]
+    return remaining[every.index(options[given]) * len(remaining) // len(every)]

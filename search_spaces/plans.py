@@ -121,13 +121,15 @@ def options_of(plan: Plan, s: int) -> tuple[StageForm, ...]:
 
 
 def learnable(plan: Plan, s: int, forms: tuple[StageForm, ...]) -> tuple[StageForm, ...]:
-    """The cheapest of a stage's forms, if possible one whose blocks behind the first are strict, so that they can learn theirs."""
+    """A stage's forms, those first whose blocks behind the first are strict, so that they can learn their group counts."""
+    if plan.family != "igcv2" or (plan.depths[s] == 1 and plan.widths[s] != plan.widths[s + 1]):
+        return forms
 
-    def strict(form: StageForm) -> bool:
-        widths = dict(form[1]).get("branch_widths", ())
-        return plan.family != "igcv2" or math.prod(widths) == plan.widths[s + 1]
+    def loose(form: StageForm) -> bool:
+        chosen = dict(form[1])
+        return math.prod(chosen["branch_widths"]) * chosen["spatial_branch_width"] != plan.widths[s + 1]
 
-    return tuple(form for form in forms if strict(form))[:1] or forms[:1]
+    return tuple(sorted(forms, key=loose))
 
 
 def plan_cost(plan: Plan, problem: Problem, chosen: tuple[StageForm, ...] = ()) -> Cost:

@@ -24,6 +24,8 @@ SHUFFLES = ("interleave", "random", "learned")
 EMPHASIS = 1.25
 #: Group counts: searched as parameters, or learned in training wherever there is something to learn (spec/grouping.py).
 GROUPS = ("searched", "learned")
+#: The families that have something to learn of that kind, with a channel-wise 3x3.
+LEARNING = ("igcv2", "igcv3")
 
 
 def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
@@ -47,7 +49,9 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
     activation = trial.suggest_categorical("activation", layout.activations)
     shuffle = trial.suggest_categorical("shuffle", SHUFFLES)
     groups = trial.suggest_categorical("groups", GROUPS)
-    plan = named(trial, "family", {name: start(layout, name, schedules[0]) for name in layout.families}, least, budget)
+    families = {name: start(layout, name, schedules[0]) for name in layout.families}
+    able = [name for name in families if name in LEARNING] if groups == "learned" else None
+    plan = named(trial, "family", families, least, budget, able)
     plan = named(trial, "residual", {"no": plan, "yes": plan._replace(residual=True)}, least, budget)
     plan = choose("schedule", [start(layout, plan.family, schedule, plan.residual) for schedule in schedules])
     # what a family or schedule does not use has one option, the plan as it is
@@ -58,7 +62,8 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
     for name, family in (("factors", "igcv2"), ("expansion", "igcv3")):
         numbers = NUMBERS[family] if plan.family == family else (plan.number,)
         plan = choose(name, [plan._replace(number=number) for number in numbers])
-    plan = choose("spatial", [plan._replace(spatial=k) for k in (SPATIAL if plan.family == "igcv2" else SPATIAL[:1])])
+    widths_of_3x3 = SPATIAL if plan.family == "igcv2" and groups == "searched" else SPATIAL[:1]
+    plan = choose("spatial", [plan._replace(spatial=k) for k in widths_of_3x3])
     if len(layout.heads) > 1:
         plan = choose("head", [plan._replace(head=head) for head in layout.heads])
     every = [plan._replace(widths=widths) for w in layout.widths if (widths := grown(layout, w, plan.growths))]
@@ -70,9 +75,11 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
     chosen: tuple[StageForm, ...] = ()
     for s in range(layout.most_stages):
         forms = options_of(plan, s) if s < plan.stages else ()
-        if groups == "learned":  # it stands at the cheapest that can learn, and training spends what is left
-            forms = learnable(plan, s, forms)
         options = [(*chosen, form) for form in forms] if s < plan.stages else [chosen]
+        if groups == "learned" and plan.family in LEARNING and forms:  # training spends what the cheapest leaves
+            strict_first = [(*chosen, form) for form in learnable(plan, s, forms)]
+            fits = (option for option in strict_first if budget.admits(*plan_cost(plan, problem, option)))
+            options = [next(fits, options[0])]
         chosen = ranked(trial, f"branches{s + 1}", options, lambda forms: plan_cost(plan, problem, forms), budget)
     return build(plan, chosen, problem, activation=activation, shuffle=shuffle, groups=groups)
 

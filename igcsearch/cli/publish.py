@@ -69,7 +69,7 @@ def publish(
         bool,
         typer.Option(
             "--relearn",
-            help="Learn shuffles anew with every seed; by default all seeds share those that the search learned.",
+            help="Learn shuffles and group counts anew with every seed; by default all seeds share what the search learned.",
         ),
     ] = False,
     as_json: AsJson = False,

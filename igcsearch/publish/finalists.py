@@ -267,12 +267,14 @@ def _learned(result: Retrained) -> dict[str, Any]:
         return {}
     if "hardened" not in result.records[0]:
         return {what: f"learned in the search{how}" for what, how in _what_was_learned(learned)}
-    hashes = {
-        str(job.seed): architecture_of(job, record).hash
-        for job, record in zip(result.jobs, result.records, strict=True)
+    found = {
+        str(job.seed): architecture_of(job, record) for job, record in zip(result.jobs, result.records, strict=True)
     }
+    hashes = {seed: architecture.hash for seed, architecture in found.items()}
     record = result.records[0]["learned"]
-    return {what: f"learned by each retraining{how}" for what, how in _what_was_learned(record)} | {"relearned": hashes}
+    costs = {seed: architecture.cost._asdict() for seed, architecture in found.items()}
+    more = {"relearned": hashes} | ({"relearned_costs": costs} if record.get("groups") else {})
+    return {what: f"learned by each retraining{how}" for what, how in _what_was_learned(record)} | more
 
 
 def _what_was_learned(record: Mapping[str, Any]) -> list[tuple[str, str]]:

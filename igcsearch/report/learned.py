@@ -124,29 +124,45 @@ def _figure(name: str, gap: Mapping[str, Any], epochs: Sequence[int]) -> str:
 
 
 def _group_counts(counts: Mapping[str, Any], epochs: Sequence[int]) -> str:
-    """Pictures of the shares of digits in factors, or of how open they are."""
+    """Pictures of the shares of digits in factors, or of how open those of each factor are."""
     figures = []
     for name, record in list(counts.items())[:_MOST_GAPS]:
-        strict = record["of"] == "digits"
-        radices = record["radices"] if strict else max(record["radices"], key=len)
         widths = " × ".join(map(str, record["branch_widths"])) or "1"
-        what = "each digit in one factor" if strict else "digits open or closed"
-        pictures = []
-        for epoch, shares_DL in zip(epochs, record["history"], strict=True):
-            levels_LD = [[round(15 * share) for share in factor] for factor in zip(*shares_DL, strict=True)]
-            label = "at the start" if epoch == 0 else f"after epoch {epoch}"
-            size = f"width:{18 * len(shares_DL)}px;height:{18 * len(levels_LD)}px"
-            source = matrix(levels_LD, range(len(shares_DL)), most=15)
-            alt = f"{name}, {label}: shares of the prime digits in the factors"
-            pictures.append(
-                f'<figure class="matrix"><img src="{source}" style="{size}" alt="{text(alt)}">'
-                f"<figcaption>{text(label)}</figcaption></figure>"
-            )
-        title = f"{name}: {what}, {' · '.join(map(str, radices))}; in the end branches of {widths} channels"
-        figures.append(f'<h3>{text(title)}</h3><div class="matrices">{"".join(pictures)}</div>')
+        if record["of"] == "digits":
+            digits = " · ".join(map(str, record["radices"]))
+            title = f"{name}: each digit of {digits} in one factor; in the end branches of {widths} channels"
+            histories = [record["history"]]
+        else:
+            digits = " and ".join(" · ".join(map(str, each)) or "none" for each in record["radices"])
+            title = f"{name}: digits of {digits} open or closed; in the end branches of {widths} channels"
+            histories = [
+                [[[share[factor]] for share in shares_DL[: len(each)]] for shares_DL in record["history"]]
+                for factor, each in enumerate(record["radices"])
+                if each
+            ]
+        pictures = "".join(
+            f'<div class="matrices">{_shares_pictures(name, history, epochs)}</div>' for history in histories
+        )
+        figures.append(f"<h3>{text(title)}</h3>{pictures}")
     return f"""<p class="note">It chose how many branches there are. A picture is factors by prime digits of the width; dark: the
 factor mixes channels that differ in that digit.</p>
 {"".join(figures)}{_more(len(counts))}"""
+
+
+def _shares_pictures(name: str, history: Sequence[Sequence[Sequence[float]]], epochs: Sequence[int]) -> str:
+    """A picture, factors by digits, for each of some epochs."""
+    pictures = []
+    for epoch, shares_DL in zip(epochs, history, strict=True):
+        levels_LD = [[round(15 * share) for share in factor] for factor in zip(*shares_DL, strict=True)]
+        label = "at the start" if epoch == 0 else f"after epoch {epoch}"
+        size = f"width:{18 * len(shares_DL)}px;height:{18 * len(levels_LD)}px"
+        source = matrix(levels_LD, range(len(shares_DL)), most=15)
+        alt = f"{name}, {label}: shares of the prime digits in the factors"
+        pictures.append(
+            f'<figure class="matrix"><img src="{source}" style="{size}" alt="{text(alt)}">'
+            f"<figcaption>{text(label)}</figcaption></figure>"
+        )
+    return "".join(pictures)
 
 
 def _more(number: int) -> str:

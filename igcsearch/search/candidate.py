@@ -49,7 +49,7 @@ class Candidate:
         seed: of the training.
         device, threads: where it was trained.
         params_drawn: the search space's parameters.
-        learned: how its shuffles were learned (`training.TrainResult.learned`); None where none were.
+        learned: how its shuffles and group counts were learned (`training.TrainResult.learned`); None where none were.
     """
 
     id: int

@@ -155,7 +155,7 @@ class Coordinator:
             self.counts, id, epoch, self.recipe.epochs, accuracy, float(record.get("seconds", 0.0))
         )
         prune = False
-        if record.get("soft"):  # its shuffles are still being learned: no figure to hold against others
+        if record.get("soft"):  # still to become the network that is trained: no figure to hold against others
             self.emit(event)
             return True
         if len(self.config.objectives) == 1:
@@ -167,7 +167,8 @@ class Coordinator:
                 return False
         self.emit(event)
         if self._halving is not None:
-            self._halving.record(running.origin, [record], self._costs(running.facts))
+            learned = {name: record[name] for name in ("params", "macs") if record.get(name)}
+            self._halving.record(running.origin, [record], self._costs({**running.facts, **learned}))
             return self._tally["complete"] < MIN_COMPLETE or not self._halving.stops(running.origin, epoch)
         if self._plan.stopping == "none" or epoch >= self.recipe.epochs:
             return True
@@ -388,7 +389,8 @@ class Coordinator:
         if CANDIDATE in frozen.user_attrs:
             proposed = frozen.user_attrs[CANDIDATE]
             if self._halving is not None:
-                costs = self._costs({**proposed, "latency_ms": candidate.latency_ms})
+                known = {"params": candidate.params, "macs": candidate.macs, "latency_ms": candidate.latency_ms}
+                costs = self._costs({**proposed, **known})
                 hard = [epoch for epoch in candidate.curve if not epoch.get("soft")]
                 self._halving.record(origin_of(frozen), hard, costs)
             self._checkpoints.clear(proposed["hash"])

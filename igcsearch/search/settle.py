@@ -82,12 +82,14 @@ def settle(
 
 
 def nothing_learned(architecture: Architecture, shuffles: Sequence[str], groups: Sequence[str]) -> Settled | None:
-    """A proposal without a learned shuffle or group count, where the search allows no others."""
-    if tuple(shuffles) == ("learned",) and not learns_shuffles(architecture):
-        return Settled("condition", f"no shuffle to learn in {architecture.family} of this form", _CONDITION)
-    if tuple(groups) == ("learned",) and not learns_groups(architecture):
-        return Settled("condition", f"no group counts to learn in {architecture.family} of this form", _CONDITION)
-    return None
+    """A proposal without a learned shuffle or group count, where the search allows no others.
+
+    Where group counts are learned, no shuffle is in the same block: they answer for both.
+    """
+    wanted = [what for what, kinds in (("shuffle", shuffles), ("group counts", groups)) if tuple(kinds) == ("learned",)]
+    if not wanted or learns_groups(architecture) or ("shuffle" in wanted and learns_shuffles(architecture)):
+        return None
+    return Settled("condition", f"no {' or '.join(wanted)} to learn in {architecture.family} of this form", _CONDITION)
 
 
 def space_refused(error: UsageError) -> Settled:

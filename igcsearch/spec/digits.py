@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from .block import Block
 from .factor import Factor, Shuffle
-from .permutations import Order, compose, invert
+from .permutations import Order, compose, interleave, invert
 
 
 def prime_digits(width: int) -> tuple[int, ...]:
@@ -112,7 +112,10 @@ def checked(block: Block) -> tuple[Factor, tuple[Factor, ...]]:
         )
     pointwise = tuple(step for step in rest if isinstance(step, Factor))
     bare = all(not factor.norm and factor.activation is None for factor in pointwise[:-1])
-    square = all(factor.kernel_size == 1 and factor.out_channels == first.out_channels for factor in pointwise)
+    square = all(
+        factor.kernel_size == 1 and factor.stride == 1 and factor.out_channels == first.out_channels
+        for factor in pointwise
+    )
     if (
         len(pointwise) != len(rest)
         or not pointwise
@@ -137,5 +140,6 @@ def _layout(table: NDArray[np.int64], mixed: Sequence[bool]) -> Order:
 
 
 def _shuffled(factor: Factor, order: Order) -> Factor:
-    same = bool((order == np.arange(len(order))).all())
-    return replace(factor, shuffle=Shuffle("identity") if same else Shuffle("explicit", order=tuple(map(int, order))))
+    """With an interleave where that is the order: so the network has the key of the one that is made of interleaves."""
+    plain = np.array_equal(order, interleave(factor.out_channels, factor.groups))
+    return replace(factor, shuffle=Shuffle() if plain else Shuffle("explicit", order=tuple(map(int, order))))

@@ -1,20 +1,21 @@
-"""Learned group counts: where there is something to learn, what a choice costs, and rounding to a budget. Floor 0.
+"""Learned group counts: where there is something to learn, what can be chosen, and what that costs. Floor 0.
 
 Two kinds of blocks ask the question. In a strict product behind a channel-wise factor each prime digit of the width goes to one of
 the 1x1 factors (digits.py): every choice is strict. In a bottleneck (1x1, channel-wise, 1x1; IGCV3) nothing needs to be strict, and
 each 1x1 factor opens or closes the prime digits of its own group count, independently (DGConv, Zhang et al., ICCV 2019).
 
 In training a choice is a share from 0 to 1: of a digit in a factor, or of a digit that is open. Digits are independent, so the
-expected cost is exact in closed form; `expected_weights` is plain arithmetic, of numbers and of tensors alike.
+expected cost is exact in closed form; `expected_weights` is plain arithmetic, of numbers and of tensors alike. rounding.py makes
+choices of shares, within a budget.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from .architecture import Architecture
 from .block import Block
-from .conditions import level
 from .digits import branch_widths, checked, prime_digits, with_digits
 from .factor import Factor, Shuffle
 from .permutations import Order, interleave
@@ -32,7 +32,7 @@ from .problem import Budget, Cost
 Choice = tuple[int, ...]
 Shares = NDArray[np.float64]
 _LEAST = 1e-30  # of a share, for its logarithm
-_HALVINGS = 60
+_LEAST_TEMPERATURE = 1e-3  # below it shares are rounded long before the end, and their logarithms lost
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class GroupRule:
 
     Args:
         lr: of Adam, constant, for what the shares are made of.
-        temperature: of the shares at the end, above 0 and below 1, where it begins.
+        temperature: of the shares at the end, at least 0.001 and below 1, where it begins.
         penalty: weight of the expected cost's relative distance from the budget, added to the loss.
         budget: that the network which comes out keeps to.
 
@@ -57,8 +57,10 @@ class GroupRule:
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
             raise UsageError(f"learning rate of group counts {self.lr!r} must be a finite number above 0")
-        if not 0 < self.temperature < 1:
-            raise UsageError(f"final temperature of group counts {self.temperature!r} must be above 0 and below 1")
+        if not _LEAST_TEMPERATURE <= self.temperature < 1:
+            raise UsageError(
+                f"final temperature of group counts {self.temperature!r} must be at least {_LEAST_TEMPERATURE:g} and below 1"
+            )
         if not 0 <= self.penalty < math.inf:
             raise UsageError(f"penalty of group counts {self.penalty!r} must be a finite number of at least 0")
 
@@ -204,16 +206,13 @@ class Digits(Question):
 
     def expected_weights(self, shares: Any) -> list[Any]:
         """C * (E[K] - P[K = 1]) each: a factor that mixes no digit is left out."""
-        found = []
-        for factor in range(self.shape[1]):
-            width: Any = 1.0
-            nothing: Any = 1.0
-            for digit, radix in enumerate(self.radices):
-                share = shares[digit, factor]
-                width = width * (1 + share * (radix - 1))
-                nothing = nothing * (1 - share)
-            found.append((width - nothing) * self.block.out_channels)
-        return found
+        width: Any = 1.0
+        nothing: Any = 1.0
+        for digit, radix in enumerate(self.radices):
+            width = width * (1 + shares[digit] * (radix - 1))
+            nothing = nothing * (1 - shares[digit])
+        weights = (width - nothing) * self.block.out_channels
+        return [weights[factor] for factor in range(self.shape[1])]
 
     def widths(self, choice: Choice) -> tuple[int, ...]:
         """Branch widths of the 1x1 factors, 1 for one that is left out."""
@@ -262,11 +261,11 @@ class Gates(Question):
             for first, a in parts[0].items()
             for last, b in parts[1].items()
         }
-        return {choice: share for choice, share in found.items() if self._is_joined(choice)}
+        return {choice: share for choice, share in found.items() if self.is_joined(choice)}
 
     def group_shares(self, shares: Any, factor: int) -> dict[int, Any]:
         """For each group count of a factor its share. Works on numbers and on tensors."""
-        found: dict[int, Any] = {1: 1.0}
+        found: dict[int, Any] = {1: 0 * shares[0, factor] + 1}
         for digit, radix in enumerate(self.radices[factor]):
             grown: dict[int, Any] = {}
             for groups, share in found.items():
@@ -279,7 +278,7 @@ class Gates(Question):
         """C_in * C_out * E[1 / G] each."""
         found = []
         for factor, spec in enumerate(self.factors):
-            inverse: Any = 1.0
+            inverse: Any = 0 * shares[0, factor] + 1
             for digit, radix in enumerate(self.radices[factor]):
                 share = shares[digit, factor]
                 inverse = inverse * (share + (1 - share) / radix)
@@ -291,8 +290,9 @@ class Gates(Question):
         first, last = (factor.in_channels // groups for factor, groups in zip(self.factors, choice, strict=True))
         return first, last
 
-    def _is_joined(self, choice: Choice) -> bool:
-        return _level(self, choice) != "none"
+    def is_joined(self, choice: Choice) -> bool:
+        """True if every pair of channels has a path: each run of a first branch holds channels of every last branch."""
+        return choice[0] * choice[1] <= self.factors[1].in_channels
 
 
 def questions(architecture: Architecture) -> tuple[list[Question], list[str]]:
@@ -349,115 +349,27 @@ def learns_groups(architecture: Architecture) -> bool:
     return any(block.learned_groups for _, block in architecture.blocks())
 
 
-def expected_cost(architecture: Architecture, shares: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Expected parameters and MACs of the network, by the shares of each question. Exact."""
+def expected_cost(
+    architecture: Architecture, shares: Mapping[str, Any], asked: Sequence[Question] | None = None
+) -> tuple[Any, Any]:
+    """Expected parameters and MACs of the network, by the shares of each question. Exact.
+
+    Args:
+        asked: the architecture's questions, where they are at hand.
+    """
     params: Any
     macs: Any
     params, macs = architecture.cost
-    for question in questions(architecture)[0]:
+    for question in questions(architecture)[0] if asked is None else asked:
         before = question.block.cost_at(question.size)[0]
         now = question.expected_cost(shares[question.name])
         params, macs = params + (now[0] - before.params), macs + (now[1] - before.macs)
     return params, macs
 
 
-def least_cost(architecture: Architecture) -> Cost:
-    """The cost with the group counts that cost least."""
-    return _total(architecture, {q.name: min(o.cost for o in _every(q)) for q in questions(architecture)[0]})
-
-
-def check_groups_budget(architecture: Architecture, budget: Budget) -> None:
-    """Raise UsageError unless some group counts keep the network inside the budget."""
-    least = least_cost(architecture)
-    if not budget.admits(*least):
-        limits = [
-            (name, limit) for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit is not None
-        ]
-        raise UsageError(
-            f"no group counts bring this network within {' and '.join(f'{limit:,} {name}' for name, limit in limits)}: with the "
-            f"cheapest it has {least.params:,} params and {least.macs:,} macs; raise the budget or take a smaller network"
-        )
-
-
-def rounded(architecture: Architecture, shares: Mapping[str, Shares], budget: Budget) -> dict[str, Choice]:
-    """The likeliest group counts whose network is inside the budget.
-
-    Blocks are weighed by one price of the budget's units, the least that will do, and what is left over goes to single blocks.
-    (Exact but for that last step: the likeliest whole may use the rest better.)
-
-    Args:
-        shares: of each question, by name.
-
-    Raises:
-        UsageError: a budget that no group counts meet.
-    """
-    check_groups_budget(architecture, budget)
-    options = {question.name: question.options(shares[question.name]) for question in questions(architecture)[0]}
-
-    def priced(price: float) -> dict[str, Option]:
-        return {
-            name: max(each, key=lambda option: option.likelihood - price * _fill(option.cost, budget))
-            for name, each in options.items()
-        }
-
-    def admits(chosen: Mapping[str, Option]) -> bool:
-        return budget.admits(*_total(architecture, {name: option.cost for name, option in chosen.items()}))
-
-    chosen = priced(0.0)
-    if not admits(chosen):
-        low, high = 0.0, 1.0
-        while not admits(priced(high)):
-            low, high = high, 4 * high
-            if high > 1e15:  # all at their cheapest, likely or not
-                return {name: min(each, key=lambda o: (o.cost, -o.likelihood)).choice for name, each in options.items()}
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if admits(priced(middle)) else (middle, high)
-        chosen = _filled(priced(high), options, admits)
-    return {name: option.choice for name, option in chosen.items()}
-
-
 def strided(channels: int, groups: int) -> Order:
     """The permutation behind which consecutive branches hold every `groups`-th channel. Shape (channels,)."""
     return interleave(channels, channels // groups)
-
-
-def _filled(chosen: dict[str, Option], options: Mapping[str, list[Option]], admits: Any) -> dict[str, Option]:
-    """With likelier options for single blocks, as long as there is room, the largest gains first."""
-    while True:
-        gains = sorted(
-            (
-                (option.likelihood - chosen[name].likelihood, name, option)
-                for name, each in options.items()
-                for option in each
-                if option.likelihood > chosen[name].likelihood
-            ),
-            key=lambda gain: gain[:2],
-            reverse=True,
-        )
-        better = next(((name, option) for _, name, option in gains if admits({**chosen, name: option})), None)
-        if better is None:
-            return chosen
-        chosen = {**chosen, better[0]: better[1]}
-
-
-def _fill(cost: Cost, budget: Budget) -> float:
-    """A cost in units of the budget, all limits together."""
-    limits = ((cost.params, budget.params), (cost.macs, budget.macs))
-    return sum(part / limit for part, limit in limits if limit is not None)
-
-
-def _total(architecture: Architecture, costs: Mapping[str, Cost]) -> Cost:
-    params, macs = architecture.cost
-    for name, block, size in architecture.sized_blocks():
-        if name in costs:
-            before = block.cost_at(size)[0]
-            params, macs = params + costs[name].params - before.params, macs + costs[name].macs - before.macs
-    return Cost(params, macs)
-
-
-def _every(question: Question) -> list[Option]:
-    return question.options(np.full(question.shape, 0.5))
 
 
 def _question(name: str, block: Block, size: int) -> Question | str:
@@ -484,12 +396,7 @@ def _is_bottleneck(block: Block) -> bool:
         return False
     first, middle, last = block.factors
     channelwise = middle.branch_width == 1 and middle.in_channels == middle.out_channels
-    pointwise = all(factor.kernel_size == 1 and factor.stride == 1 for factor in (first, last))
+    pointwise = all(factor.kernel_size == 1 and factor.stride == 1 and not factor.bias for factor in (first, last))
     mixes = all(factor.branch_width > 1 for factor in (first, last))
     stays = all(np.array_equal(factor.order, np.arange(factor.out_channels)) for factor in (middle, last))
     return channelwise and pointwise and mixes and first.norm and stays
-
-
-@lru_cache(maxsize=65536)
-def _level(question: Gates, choice: Choice) -> str:
-    return level(question.answered(choice))

@@ -309,7 +309,7 @@ def _end_gap(name: str, chain: _Chain, position: int, index: int) -> Gap | str:
     if chain.behind(position):
         return f"{where}: what is dense behind the block absorbs any permutation (2)"
     after = chain.blocks[position + 1] if position + 1 < len(chain.blocks) else None
-    if after is not None and after.shortcut is None:
+    if after is not None and after.shortcut is None and not after.learned_groups:
         first = after.steps[0]
         if isinstance(first, Factor) and _is_channelwise(first):
             return f"{where}: the block behind asks the same in front of its own first branches (3)"

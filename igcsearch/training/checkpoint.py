@@ -1,8 +1,8 @@
 """A training's state in one file, written whole or not at all; nothing in it is unpickled.
 
-safetensors: model.*, average.*, momentum.* by their names in the state dict, shuffle.* where shuffles are soft; in the
+safetensors: model.*, average.*, momentum.* by their names in the state dict, shuffle.* and groups.* where they are soft; in the
 metadata, as JSON, what the run is (format, architecture, recipe, data, initial weights), how far it is (curve) and the
-shuffles that were learned. Random numbers are keyed, so there is no generator to keep.
+shuffles and group counts that were learned. Random numbers are keyed, so there is no generator to keep.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
 
 @dataclass(frozen=True)
 class Stored:
-    """What a checkpoint holds: the curve so far, the record of learned shuffles (None: there are none), the tensors."""
+    """What a checkpoint holds: the curve so far, the record of what is learned (None: nothing), the tensors."""
 
     curve: list[dict[str, Any]]
     learned: dict[str, Any] | None

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture
-from igcsearch.spec.grouping import check_groups_budget, learns_groups
+from igcsearch.spec.grouping import learns_groups
 from igcsearch.spec.learning import is_learned, reduced
+from igcsearch.spec.rounding import check_groups_budget
 from igcsearch.training.batches import Batches
 from igcsearch.training.checkpoint import (
     Stored,
@@ -53,7 +54,8 @@ class Epoch:
         train_loss: mean over the epoch's images, as they were trained on.
         validation_accuracy: fraction, of the averaged weights.
         seconds: of this epoch, validation included.
-        soft: whether shuffles were being learned: the network is not yet the one that is trained.
+        soft: whether shuffles or group counts were being learned: the network is not yet the one that is trained.
+        params, macs: of the network, where it has learned its group counts: it is not the cost that was proposed.
     """
 
     epoch: int
@@ -61,10 +63,12 @@ class Epoch:
     validation_accuracy: float
     seconds: float
     soft: bool = False
+    params: int | None = None
+    macs: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For the curve: `soft` only where it is so."""
-        return {name: value for name, value in asdict(self).items() if name != "soft" or value}
+        """For the curve: `soft` only where it is so, `params` and `macs` where they are known."""
+        return {name: value for name, value in asdict(self).items() if name not in ("soft", "params", "macs") or value}
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ class TrainResult:
     """A trained network.
 
     Attributes:
-        architecture: of the network; where shuffles were learned, with those.
+        architecture: of the network; where shuffles or group counts were learned, with those.
         state_dict: its weights (the moving average, where the recipe has one), float32, on the CPU.
-        validation_accuracy: fraction, after the last epoch reported; of one that was stopped while its shuffles were soft, with
+        validation_accuracy: fraction, after the last epoch reported; of one that was stopped while it was soft, with
             those made hard.
         curve: one dict for each epoch: epoch, train_loss, validation_accuracy, seconds.
         epochs: how many were trained.
@@ -84,9 +88,9 @@ class TrainResult:
         recipe: with all that was left to the data and the device filled in.
         threads: of torch.
         resumed_from: epochs that came from the checkpoint.
-        learned: of shuffles that were learned: way, soft_epochs, for each gap its history (see `soft.SoftPhase`), and at the switch
-            soft_accuracy and hard_accuracy on the validation split and the largest difference of a logit; None for none.
-        notes: learned shuffles that had nothing to learn, and why.
+        learned: of shuffles and group counts: way, soft_epochs, for each gap and block its history (`soft.SoftPhase`), and at the
+            switch soft_accuracy and hard_accuracy on the validation split and the largest difference of a logit; None for none.
+        notes: what had nothing to learn, and why.
     """
 
     architecture: Architecture
@@ -122,7 +126,7 @@ def train(
     out is, to rounding, what one process would make of it. A checkpoint does not know how many there were.
 
     Args:
-        architecture: for images of the data's size, channels and classes. Learned shuffles that have nothing to learn are
+        architecture: for images of the data's size, channels and classes. Where there is nothing to learn, shuffles are
             taken as interleaves.
         data: trains on `data.train`, reports accuracy on `data.validation`; `data.test` is not touched.
         recipe: how.
@@ -141,8 +145,8 @@ def train(
         TrainingDiverged: a loss that is not finite.
     """
     _check_fit(architecture, data)
-    architecture, notes = reduced(architecture)
-    check_learning(architecture, recipe)
+    asked, (architecture, notes) = architecture, reduced(architecture)
+    _check_learning(asked, architecture, recipe)
     place = resolve_device(device if group is None else group.device)
     recipe = recipe.resolve(data, resolve_precision(recipe.precision, place))
     with (
@@ -241,7 +245,9 @@ def _run_epoch(stepper: Stepper, batches: Batches, epoch: int, validation_images
     recipe = stepper.recipe
     loss = stepper.train_epoch(batches.training("train", recipe.batch_size, recipe.seed, epoch, stepper.share), epoch)
     accuracy = _validate(stepper, batches) / validation_images
-    return Epoch(epoch, loss, accuracy, time.perf_counter() - begin, stepper.soft is not None)
+    grouped = stepper.soft is None and stepper.learned is not None and "groups" in stepper.learned
+    cost = stepper.architecture.cost if grouped else (None, None)
+    return Epoch(epoch, loss, accuracy, time.perf_counter() - begin, stepper.soft is not None, *cost)
 
 
 def _validate(stepper: Stepper, batches: Batches) -> int:
@@ -255,7 +261,7 @@ def _validate(stepper: Stepper, batches: Batches) -> int:
 
 
 def _harden(stepper: Stepper, batches: Batches, soft_accuracy: float, validation_images: int) -> float:
-    """Go on with hard shuffles, and record what that changed; the accuracy behind it."""
+    """Go on with what was learned, and record what that changed; the accuracy behind it."""
     images = next(batches.in_order("validation", stepper.recipe.eval_batch_size)).images
     before = stepper.logits(images)
     stepper.harden()
@@ -292,15 +298,18 @@ def _lead(group: "Group | None", work: Callable[[], T]) -> T:
     return work() if group is None else group.lead(work)
 
 
-def check_learning(architecture: Architecture, recipe: Recipe) -> None:
+def _check_learning(asked: Architecture, architecture: Architecture, recipe: Recipe) -> None:
     """Make sure that what a network has to learn can be learned by the recipe.
+
+    Args:
+        asked, architecture: as given, and without what has nothing to learn.
 
     Raises:
         UsageError: no room for both phases, group counts without a budget, or a budget that none of them meets.
     """
     if is_learned(architecture):
         recipe.learning.soft_epochs(recipe.epochs)
-    if learns_groups(architecture):
+    if learns_groups(asked):
         budget = recipe.grouping.budget
         if budget.params is None and budget.macs is None:
             raise UsageError(

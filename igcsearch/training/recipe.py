@@ -47,7 +47,7 @@ class Recipe:
         channels_last: memory format of the images, and on a GPU of the weights.
         eval_batch_size: images a step in evaluation.
         shuffle_way: how shuffles are learned where a network has such: assignment, sinkhorn or lipschitz (nn/learned.py).
-        soft_share: of the epochs, in which they are soft; the rest train with the shuffles that were learned.
+        soft_share: of the epochs, in which they, and learned group counts, are soft; the rest train with what was learned.
         shuffle_lr, shuffle_temperature, shuffle_penalty: of `spec.learning.LearningRule`; None: what suits the way.
         groups_lr, groups_temperature, groups_penalty: of `spec.grouping.GroupRule`, where a network's group counts are learned.
         max_params, max_macs: the budget that learned group counts keep to; of no other use.

@@ -51,6 +51,9 @@ class Replica:
         if self._group.global_statistics:
             return
         for network in (self._network, average):
-            for buffer in [] if network is None else network.buffers():
-                if buffer.is_floating_point():
+            if network is None:
+                continue
+            stored = network.state_dict()
+            for name, buffer in network.named_buffers():
+                if name in stored and buffer.is_floating_point():
                     self._group.sum_(buffer).div_(self._group.world_size)

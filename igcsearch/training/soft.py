@@ -155,7 +155,9 @@ class SoftPhase:
             self.record["gaps"][name]["order"] = [int(i) for i in order]
         for question in self.groups.questions:
             choice = learned.groups[question.name]
-            widths = [width for width in question.widths(choice) if width > 1]
+            widths = list(question.widths(choice))
+            if isinstance(question, Digits):  # a factor without a digit is left out
+                widths = [width for width in widths if width > 1]
             self.record["groups"][question.name] |= {"choice": [int(i) for i in choice], "branch_widths": widths}
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -163,8 +165,9 @@ class SoftPhase:
         if self._optimizer is None:
             return {}
         return {
-            f"shuffle.{index}.{name}": value
-            for index, parameter in enumerate(self._parameters())
+            f"{what}.{index}.{name}": value
+            for what, parameters in (("shuffle", self.shuffles.parameters()), ("groups", self.groups.parameters()))
+            for index, parameter in enumerate(parameters)
             for name, value in self._optimizer.state[parameter].items()
             if name != "step"  # which the epoch says
         }

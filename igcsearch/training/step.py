@@ -310,7 +310,11 @@ def _float_pairs(
     average: nn.Module, network: nn.Module
 ) -> tuple[tuple[list[Tensor], list[Tensor]], list[tuple[Tensor, Tensor]]]:
     """Tensors that are averaged, and those (counters, permutations, masks) that are copied."""
-    ours, theirs = ([*module.named_parameters(), *module.named_buffers()] for module in (average, network))
+    stored = average.state_dict()  # buffers that are not stored never change
+    ours, theirs = (
+        [(name, tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers()) if name in stored]
+        for module in (average, network)
+    )
     pairs = [
         (a, b, a.is_floating_point() and not is_mask(name)) for (name, a), (_, b) in zip(ours, theirs, strict=True)
     ]

@@ -128,3 +128,25 @@ def test_gradients_reach_every_weight_and_logit():
         moved = [bool(logits.grad.abs().max() > 0) for logits in groups.parameters()]
         assert moved == [progress in (0.5, 0.9)] * len(moved)
         assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in net.parameters())
+
+
+def test_a_bottleneck_one_of_whose_factors_has_no_digit():
+    net, groups = soft_network([stage(igcv3, 12, 13, 1, expansion=2, groups=(2, 1))])
+    groups.advance(0.5)
+    net(torch.randn(2, 1, 8, 8, dtype=torch.float64)).sum().backward()
+    groups.close()
+    groups.advance(1.0)
+    found = hardened(groups.architecture, {}, groups.choices())
+    build(found).double().load_state_dict(groups.harden(net.state_dict(), groups.choices()))
+
+
+def test_masks_are_made_in_full_precision_under_autocast():
+    net, groups = soft_network([STRICT])
+    net.float().eval()
+    groups.advance(0.6)
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        low = net(images)
+    with torch.no_grad():
+        high = net(images)
+    assert (low.float() - high).abs().max() < 0.05 * high.abs().max() + 0.05

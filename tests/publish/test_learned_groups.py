@@ -67,9 +67,10 @@ def test_the_page_shows_how_group_counts_were_found(study):
     assert "Learned group counts" in page
     assert "Learned shuffles" not in page
     record = open_study(study).best().learned
-    assert page.count('<figure class="matrix"') == sum(len(block["history"]) for block in record["groups"].values()) > 0
-    assert "each digit in one factor, 2 · 2 ·" in page
-    assert "digits open or closed" in page
+    rows = sum(1 if block["of"] == "digits" else 2 for block in record["groups"].values())
+    assert page.count('<figure class="matrix"') == rows * len(record["snapshots"]) > 0
+    assert "each digit of 2 · 2 ·" in page
+    assert "open or closed" in page
     assert "the expected cost was" in page
 
 
@@ -82,6 +83,7 @@ def test_publication(study, tmp_path):
     (again,) = publish(study, candidates=[best.id], seeds=2, epochs=3, to=tmp_path / "zoo2", relearn=True)
     assert again.metrics["provenance"]["group_counts"] == "learned by each retraining"
     assert list(again.metrics["provenance"]["relearned"]) == ["0", "1"]
+    assert again.metrics["provenance"]["relearned_costs"]["0"] == again.architecture.cost._asdict()
     assert BUDGET.admits(*again.architecture.cost)
     assert again.metrics["params"] == again.architecture.params
     # An entry loads where nothing can be learned.

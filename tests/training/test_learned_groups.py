@@ -8,10 +8,11 @@ import torch
 from igcsearch.blocks import igcv2, igcv3, network, stage, xception
 from igcsearch.errors import UsageError
 from igcsearch.nn import build
-from igcsearch.spec import Budget
+from igcsearch.spec import Budget, Stage
 from igcsearch.spec.conditions import level
-from igcsearch.spec.grouping import least_cost, opened_groups, questions, with_groups
+from igcsearch.spec.grouping import opened_groups, questions, with_groups
 from igcsearch.spec.learning import is_learned, opened
+from igcsearch.spec.rounding import least_cost
 from igcsearch.training import Recipe, evaluate, time_step, train
 
 RECIPE = Recipe(epochs=5, batch_size=16, soft_share=0.6, ema_decay=0.9, max_params=2400)
@@ -43,6 +44,9 @@ def test_a_training_ends_with_an_ordinary_network_inside_the_budget(quarters):
     for block in learned["groups"].values():
         assert len(block["history"]) == len(learned["snapshots"]) == 4
         assert block["history"][0] == [[0.5] * 2] * len(block["history"][0])
+    assert "params" not in result.curve[2]  # the last soft epoch
+    assert result.curve[3]["params"] == result.curve[4]["params"] == result.architecture.params
+    assert result.curve[4]["macs"] == result.architecture.macs
     blocks = dict(result.architecture.blocks())
     assert [level(blocks[f"stage1.block{i}"]) for i in (1, 2)] == ["strict", "strict"]
 
@@ -106,6 +110,11 @@ def test_what_is_refused(quarters):
         train(architecture, quarters, replace(RECIPE, max_params=1000), device="cpu")
     with pytest.raises(UsageError, match="at least 2 epochs"):
         train(architecture, quarters, replace(RECIPE, epochs=1), device="cpu")
+    # where nothing is left to learn, the budget holds all the same
+    plain = network(quarters.problem(), 12, [stage(igcv2, 12, 24, 1, branch_widths=(3, 4))])
+    block = replace(plain.stages[0].blocks[0], learned_groups=True)
+    with pytest.raises(UsageError, match="no group counts bring this network within 500 params"):
+        train(replace(plain, stages=(Stage((block,)),)), quarters, replace(RECIPE, max_params=500), device="cpu")
     start = build(architecture, 7).state_dict()
     with pytest.raises(UsageError, match="learned from fresh weights"):
         train(architecture, quarters, RECIPE, device="cpu", initial_state=start)
@@ -114,7 +123,10 @@ def test_what_is_refused(quarters):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"groups_temperature": 2.0}, "recipe: final temperature of group counts 2.0 must be above 0 and below 1"),
+        (
+            {"groups_temperature": 2.0},
+            "recipe: final temperature of group counts 2.0 must be at least 0.001 and below 1",
+        ),
         ({"groups_penalty": -1}, "recipe: groups_penalty is -1; it must be a finite number of at least 0"),
         ({"max_params": 0}, "recipe: max_params is 0; it must be a whole number of at least 1"),
         ({"max_macs": 1.5}, "recipe: max_macs is 1.5; it must be a whole number of at least 1"),
