@@ -12,6 +12,7 @@ from igcsearch.lazy import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from igcsearch import conditions
     from igcsearch.entries import create_model, list_models, load
     from igcsearch.publish.export import export
     from igcsearch.search import open_study
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from igcsearch.training import DataSpec, Recipe, evaluate, train
 else:
     _HOME = {
+        "conditions": "igcsearch",
         "create_model": "igcsearch.entries",
         "list_models": "igcsearch.entries",
         "load": "igcsearch.entries",
@@ -49,6 +51,7 @@ __all__ = [
     "Problem",
     "Recipe",
     "__version__",
+    "conditions",
     "create_model",
     "evaluate",
     "export",

@@ -13,13 +13,15 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: `__name__` of the package.
-        homes: public name to its module, absolute ("igcsearch.spec") or relative to the package (".facts").
+        homes: public name to its module, absolute ("igcsearch.spec") or relative to the package (".facts"); a name whose home
+            is the package is one of its modules.
     """
 
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(homes[name], package), name)
+        home = homes[name]
+        value = import_module(f"{package}.{name}") if home == package else getattr(import_module(home, package), name)
         setattr(sys.modules[package], name, value)
         return value
 

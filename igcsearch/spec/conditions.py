@@ -7,7 +7,6 @@ form; any other product by exact counting, memoised by what it depends on (up to
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .block import Block, Parallel, Step
+from .block import Block, Parallel, Step, check_chain
 from .factor import Factor
+from .theory import weight_bound
 
 LEVELS = ("none", "loose", "nearly", "strict")
 
@@ -52,7 +52,11 @@ def path_counts(steps: Sequence[Step]) -> NDArray[np.int64]:
 
     Returns:
         Integer array of shape (out_channels, in_channels); exact below 2**53.
+
+    Raises:
+        UsageError: no step, or steps whose widths do not meet.
     """
+    _check_product(steps)
     total = support(steps[0]).astype(np.float64)
     for step in steps[1:]:
         total = support(step).astype(np.float64) @ total
@@ -86,12 +90,21 @@ def is_strict(steps: Sequence[Step]) -> bool:
 
 
 def is_complementary(steps: Sequence[Step]) -> bool:
-    """True if at least one path leads from each input to each output channel: the composed kernel is dense."""
+    """True if at least one path leads from each input to each output channel: the composed kernel is dense.
+
+    Raises:
+        UsageError: no step, or steps whose widths do not meet.
+    """
     return paths(tuple(steps)).smallest >= 1
 
 
 def paths(steps: tuple[Step, ...]) -> Paths:
-    """Level and path counts of a product of steps."""
+    """Level and path counts of a product of steps.
+
+    Raises:
+        UsageError: no step, or steps whose widths do not meet.
+    """
+    _check_product(steps)
     return _interleaved(steps) or _counted(tuple(_channel_view(step) for step in steps))
 
 
@@ -110,8 +123,8 @@ def balance(factors: Sequence[Factor]) -> float:
 
 def lower_bound(factors: Sequence[Factor]) -> float:
     """Fewest weights of any one-path product with these kernel areas and widths: L*(S*C_0*prod C_l)^(1/L)."""
-    terms = math.log(factors[0].in_channels) + sum(math.log(f.area * f.out_channels) for f in factors)
-    return len(factors) * math.exp(terms / len(factors))
+    widths = [factor.in_channels for factor in factors[:1]] + [factor.out_channels for factor in factors]
+    return weight_bound(widths, [factor.area for factor in factors])
 
 
 def block_report(block: Block) -> dict[str, Any]:
@@ -154,6 +167,12 @@ def need_factorization(width: int, n: int, *, smallest: int = 2, largest: int | 
     nearest = [str(other) for _, other in zip(range(2), works, strict=False)]
     hint = f"; nearest widths: {', '.join(nearest)}" if nearest else ""
     raise UsageError(f"width {width} has no factorization into {n} branch widths within [{smallest}, {top}]{hint}")
+
+
+def _check_product(steps: Sequence[Step]) -> None:
+    if not steps:
+        raise UsageError("a product of no steps has no paths; give at least one factor")
+    check_chain(tuple(steps), steps[0].in_channels, "product")
 
 
 def _factorizations(width: int, n: int, smallest: int, largest: int) -> Iterator[tuple[int, ...]]:
