@@ -334,3 +334,23 @@ def test_conditions_agree_with_explicit_dense_products(cases: int) -> None:
     shares |= {"closed form": 30, "rank": 30, "lanes": 5, "width change": 20}
     shares |= {"interleave": 20, "identity": 5, "random": 10, "explicit": 20}
     assert {kind: kinds[kind] for kind, percent in shares.items() if 100 * kinds[kind] < percent * cases} == {}
+
+
+# Rule: what a group convolution is, also where branches are of unequal sizes or overlap, as parts of products seldom are.
+def test_group_convolutions_among_random_supports() -> None:
+    stream = np.random.default_rng(SEED)
+    seen: Counter[bool] = Counter()
+    for _ in range(500):
+        branches = [ones(int(rows), int(columns)) for rows, columns in stream.integers(1, 3, (2, 2))]
+        support = np.zeros((sum(len(b) for b in branches), sum(b.shape[1] for b in branches)), dtype=np.int64)
+        row = column = 0
+        for branch in branches:
+            support[row : row + len(branch), column : column + branch.shape[1]] = branch
+            row, column = row + len(branch), column + branch.shape[1]
+        if stream.random() < 0.3:
+            support[stream.integers(len(support)), stream.integers(support.shape[1])] = 1
+        support = stream.permutation(stream.permutation(support), axis=1)
+        expected = is_dense_branches(support)
+        assert conditions.is_group_convolution(support) == expected
+        seen[expected] += 1
+    assert min(seen[True], seen[False]) > 50
