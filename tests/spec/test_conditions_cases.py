@@ -320,7 +320,7 @@ def shared(writer: Kernel, reader: Kernel) -> np.ndarray:
 
 
 # Rule: no disagreement between the package and the explicit matrices; and the cases are of every kind.
-@pytest.mark.parametrize("cases", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_conditions_agree_with_explicit_dense_products(cases: int) -> None:
     disagreements = {}
     kinds: Counter[str] = Counter()
