@@ -185,7 +185,7 @@ def main() -> None:
             print(f"  best after each try: {' '.join(f'{100 * accuracy:.2f}' for _, accuracy in points)}")
     if given.picture:
         given.picture.write_text(curves(lines, "training, s", "test accuracy of the best by validation, %"))
-    save(given.json, rows + anew)
+    save(given.json, sorted(rows + anew, key=lambda row: (row["arm"], row["budget"], row["try"], row["seed"])))
 
 
 if __name__ == "__main__":

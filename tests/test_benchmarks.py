@@ -183,3 +183,32 @@ def test_permutations(root: Path, tmp_path: Path) -> None:
     assert all(0 < row["kept"] <= 1 + 1e-9 and row["seconds"] >= 0 for row in rows)
     assert rows[4]["kept"] == pytest.approx(1.0)  # planted
     assert "in 0 of 2 cells" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rows"),
+    [
+        ("shuffles", ["--seeds", "2", "--families", "loose", "--shuffles", "interleave,sinkhorn"], 4),
+        ("groupings", ["--tries", "2", "--seeds", "1", "--budgets", "0.4"], 8),  # 1 + 4 tries, 3 trained anew
+    ],
+)
+def test_trainings_are_kept_and_resumed(root: Path, tmp_path: Path, name: str, options: list[str], rows: int) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(tmp_path / "rows.json")]
+    command += ["--epochs", "2", "--train-images", "100", "--workers", "1", *options]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600)
+    found = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(found) == rows == len(list((tmp_path / "rows").glob("*.json")))
+    assert all(0 <= row["test_accuracy"] <= 1 for row in found)
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600)
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"] == found
+
+
+def test_groups_are_drawn_within_a_budget(load: Callable[[str], ModuleType]) -> None:
+    groupings = load("groupings")
+    architecture = groupings.base(Problem(image_size=14, in_channels=1, num_classes=10))
+    limit = groupings.budget_of(architecture, 0.3)
+    costs = [
+        groupings.with_groups(architecture, groupings.drawn(architecture, limit, seed)).params for seed in range(5)
+    ]
+    assert len(set(costs)) > 1
+    assert all(groupings.FILLED * limit <= params <= limit for params in costs)
