@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from ..errors import UsageError
-from .block import Block, Step, chain_macs, check_chain, every_factor
+from .block import Block, Step, chain_macs, chain_params, check_chain
 from .factor import Factor
 from .problem import Budget, Cost, Problem
 from .serialise import (
@@ -131,9 +131,7 @@ class Architecture:
                 params += cost.params
                 macs += cost.macs
         head_macs, size = chain_macs(self.head.steps, size)
-        params += (
-            sum(factor.params for factor in every_factor(self.head.steps)) + (self.features + 1) * self.num_classes
-        )
+        params += chain_params(self.head.steps) + (self.features + 1) * self.num_classes
         return Cost(params, macs + head_macs + self.features * self.num_classes), size
 
     @property
