@@ -67,8 +67,8 @@ def shufflenet(
         )
         raise UsageError(
             f"shufflenet with {groups} groups (first {opening}) cannot take {in_channels} to {out_channels} channels over a middle "
-            f"of 1/{bottleneck}: groups must divide what their 1x1 convolutions read and write; nearest widths: {widths}; groups at "
-            f"this width: {', '.join(good) or 'none'}"
+            f"of 1/{bottleneck}: groups must divide what their 1x1 convolutions read and write; nearest widths: {widths}; groups "
+            f"at this width: {', '.join(good) or 'none'}"
         )
     middle = out_channels // bottleneck
     grows = residual and out_channels > in_channels

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from ..errors import UsageError
-from .block import Block, Step, chain_macs, chain_params, check_chain
+from .block import Block, Step, chain_macs, chain_params, chain_stride, check_chain
 from .factor import Factor
 from .problem import Budget, Cost, Problem
 from .serialise import (
@@ -155,6 +155,14 @@ class Architecture:
         return self._cost_and_size[1]
 
     @property
+    def stride(self) -> int:
+        """By how much the network shrinks an image."""
+        shrunk = chain_stride(self.head.steps)
+        for _, block in self.blocks():
+            shrunk *= block.stride
+        return shrunk
+
+    @property
     def family(self) -> str:
         """The families of the stages' blocks, joined by "+" where there are several."""
         names = {block.family: None for stage in self.stages for block in stage.blocks if block.family}
@@ -285,8 +293,17 @@ class Architecture:
     def with_(
         self, *, num_classes: int | None = None, in_channels: int | None = None, image_size: int | None = None
     ) -> Architecture:
-        """The same network for another number of classes, input channels (the stem's first factor) or image size."""
+        """The same network for another number of classes, input channels (the stem's first factor) or image size.
+
+        Raises:
+            UsageError: another image size that is smaller than the strides together, or a stem that is tied to its channels.
+        """
         stem = self.stem
+        if image_size is not None and image_size != self.image_size and image_size < self.stride:
+            raise UsageError(
+                f"this network shrinks images {self.stride} times, so {image_size} pixels a side are too few: use at least "
+                f"{self.stride}, or a network of fewer strides"
+            )
         if in_channels is not None and in_channels != self.in_channels:
             first = stem.steps[0]
             if not isinstance(first, Factor) or first.groups != 1 or stem.shortcut is not None:
