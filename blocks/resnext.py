@@ -26,8 +26,8 @@ def resnext(
 ) -> Block:
     """Dense 1x1 to out_channels / reduction, 3x3 of `groups` branches, dense 1x1 back (section 3.3, figure 3c; 32x4d: table 1).
 
-    As `resnet_bottleneck` otherwise. Loose: the branch width of the 3x3 many paths a pair. No shuffle: the 1x1 on both sides of
-    the 3x3 are dense and absorb any.
+    As `resnet_bottleneck` otherwise. Loose: width of the middle times branch width of the 3x3 paths a pair. No shuffle: the 1x1 on
+    both sides of the 3x3 are dense and absorb any.
 
     Args:
         groups: the paper's cardinality; divides out_channels / reduction.

@@ -183,3 +183,16 @@ def test_permutations(root: Path, tmp_path: Path) -> None:
     assert all(0 < row["kept"] <= 1 + 1e-9 and row["seconds"] >= 0 for row in rows)
     assert rows[4]["kept"] == pytest.approx(1.0)  # planted
     assert "in 0 of 2 cells" in done.stdout
+
+
+# Rule: the reference networks have the layout that the search finds first.
+def test_igcv2_layouts(load: Callable[[str], ModuleType]) -> None:
+    from igcsearch.blocks.references import REFERENCES
+    from igcsearch.blocks.references.igcv2 import LAYOUT
+
+    found = load("igcv2_layouts").layouts()
+    best = found[0]
+    assert best.has_the_params
+    assert tuple(zip((64, 128, 256, 512, 1024), best.repeats, best.groups, strict=True)) == LAYOUT
+    for multiplier, cost in best.costs.items():
+        assert REFERENCES[f"igcv2_{round(100 * multiplier):03}"].architecture.cost == cost
