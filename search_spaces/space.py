@@ -53,7 +53,7 @@ class Space:
     def limited(self, shuffles: tuple[str, ...], groups: tuple[str, ...] = ("searched",)) -> Space:
         """The space with only some kinds of shuffles (interleave, random, learned) and group counts (searched, learned).
 
-        A space that offers no learned ones is left as it is; where they are among those that are asked for, its proposals are refused.
+        A space that offers no learned ones is left as it is; where they are among those asked for, its proposals are refused.
         """
 
         def propose(trial: Trial, problem: Problem) -> Architecture:
