@@ -6,14 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from igcsearch.spec import Architecture, Block, Factor, Head, Problem, Stage
+from igcsearch.spec import Architecture, Block, Factor, Head, Pool, Problem, Stage
 
 
 @lru_cache(maxsize=4096)
-def stem(in_channels: int, width: int, *, stride: int = 1, activation: str = "relu") -> Block:
-    """3x3 convolution, batch norm, activation: the images' channels to the first width."""
+def stem(
+    in_channels: int, width: int, *, stride: int = 1, activation: str = "relu", kernel_size: int = 3, pool: bool = False
+) -> Block:
+    """3x3 convolution, batch norm, activation: the images' channels to the first width.
+
+    Args:
+        kernel_size: of the convolution.
+        pool: max pooling 3x3 of stride 2 behind the activation.
+    """
+    if pool:
+        first = Factor(in_channels, width, kernel_size=kernel_size, stride=stride, norm=True, activation=activation)
+        return Block((first, Pool(width)), family="stem")
     return Block(
-        (Factor(in_channels, width, kernel_size=3, stride=stride, norm=True),), activation=activation, family="stem"
+        (Factor(in_channels, width, kernel_size=kernel_size, stride=stride, norm=True),),
+        activation=activation,
+        family="stem",
     )
 
 
@@ -42,7 +54,7 @@ def stage(
 
 def network(
     problem: Problem,
-    stem_width: int,
+    stem_width: int | Block,
     stages: Sequence[Stage],
     *,
     stem_stride: int = 1,
@@ -50,14 +62,21 @@ def network(
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> Architecture:
-    """Stem, stages, an optional 1x1 convolution to `head_width`, global average pooling and a linear layer."""
-    last = stages[-1].blocks[-1].out_channels if stages else stem_width
+    """Stem, stages, an optional 1x1 convolution to `head_width`, global average pooling and a linear layer.
+
+    Args:
+        stem_width: of a 3x3 stem of `stem_stride`, or the stem itself.
+    """
+    first = stem_width
+    if isinstance(first, int):
+        first = stem(problem.in_channels, first, stride=stem_stride, activation=activation)
+    last = stages[-1].blocks[-1].out_channels if stages else first.out_channels
     steps = () if head_width is None else (Factor(last, head_width, norm=True, activation=activation),)
     return Architecture(
         in_channels=problem.in_channels,
         image_size=problem.image_size,
         num_classes=problem.num_classes,
-        stem=stem(problem.in_channels, stem_width, stride=stem_stride, activation=activation),
+        stem=first,
         stages=tuple(stages),
         head=Head(steps, dropout),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Shuffle
 
-from .products import as_shuffle, finish, linear_product
+from .products import as_shuffle, factor, finish, linear_product
 
 
 @lru_cache(maxsize=65536)
@@ -82,3 +82,56 @@ def igcv2_uniform(in_channels: int, out_channels: int, *, branch_width: int, **o
         if block.report["complementary"] != "none":
             return block
         count += 1
+
+
+@lru_cache(maxsize=65536)
+def igcv2_grouped(
+    in_channels: int,
+    out_channels: int,
+    *,
+    groups: tuple[int, ...],
+    stride: int = 1,
+    residual: bool = False,
+    activation: str | None = "relu",
+    shuffle: str | Shuffle = "interleave",
+    shuffle_seed: int = 0,
+) -> Block:
+    """IGCV2 by group counts G_l in place of branch widths, so that widths scale with a multiplier and groups stay (`igcv2.md` 2.3).
+
+    The channel-wise 3x3 stays on in_channels, as in MobileNet V1, and the first 1x1 factor makes the width change. Paths a pair:
+    floor or ceil of C_out^n / (prod G_l * C_out) on one width C_out and n factors, so they shrink with the multiplier.
+
+    Args:
+        groups: of the 1x1 factors; each divides out_channels, the first in_channels too.
+        stride, residual, shuffle, shuffle_seed: as `igcv2`.
+
+    Raises:
+        UsageError: groups that do not divide the channels.
+    """
+    if not groups:
+        raise UsageError("igcv2_grouped needs at least one 1x1 factor; give group counts such as (8, 8)")
+    common = math.gcd(in_channels, out_channels)
+    for position, count in enumerate(groups):
+        divided = common if position == 0 else out_channels
+        if count < 1 or divided % count:
+            good = ", ".join(str(g) for g in range(1, divided + 1) if divided % g == 0)
+            raise UsageError(
+                f"igcv2_grouped with groups {groups} cannot take {in_channels} to {out_channels} channels: each must divide what "
+                f"its factor reads and writes; group counts of factor {position + 1} that do: {good}"
+            )
+    last = len(groups) - 1
+    steps = (
+        factor(
+            in_channels,
+            in_channels,
+            kernel_size=3,
+            groups=in_channels,
+            stride=stride,
+            shuffle=as_shuffle(shuffle, shuffle_seed),
+        ),
+        *(
+            factor(out_channels if position else in_channels, out_channels, groups=count, norm=position == last)
+            for position, count in enumerate(groups)
+        ),
+    )
+    return finish(steps, residual=residual, activation=activation, family="igcv2")

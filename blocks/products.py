@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
+from typing import cast
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Factor, Shuffle, Step
@@ -70,9 +73,26 @@ def finish(
     """The block of a product, with a shortcut if `residual`."""
     around = None
     if residual:
-        stride = math.prod(step.stride for step in steps if isinstance(step, Factor))
+        stride = math.prod(step.stride for step in steps)
         around = shortcut(steps[0].in_channels, steps[-1].out_channels, stride, shortcut_groups)
     return Block(steps, shortcut=around, activation=activation, family=family)
+
+
+def unit(first: Block, second: Block, *, shortcut_groups: int | None = None, activation: str | None = None) -> Block:
+    """Two blocks as one with a shortcut around both: the identity where the shape stays, else a 1x1 projection.
+
+    The first block's activation stands behind its last factor, the second's own (which is to be None) gives way to `activation`,
+    which follows the sum.
+
+    Raises:
+        UsageError: a block with a shortcut of its own, or one that does not end in a factor.
+    """
+    for block in (first, second):
+        if block.shortcut is not None or not isinstance(block.steps[-1], Factor):
+            raise UsageError("a unit is made of two plain products that end in a factor; leave residual out")
+    inner = replace(cast(Factor, first.steps[-1]), activation=first.activation)
+    steps = (*first.steps[:-1], inner, *second.steps)
+    return finish(steps, residual=True, activation=activation, family=first.family, shortcut_groups=shortcut_groups)
 
 
 def as_shuffle(kind: str | Shuffle, seed: int = 0) -> Shuffle:
@@ -80,3 +100,16 @@ def as_shuffle(kind: str | Shuffle, seed: int = 0) -> Shuffle:
     if isinstance(kind, Shuffle):
         return kind
     return Shuffle(kind, seed=seed) if kind == "random" else Shuffle(kind)
+
+
+def nearest(wanted: int, works: Callable[[int], bool], *, smallest: int = 1, reach: int | None = None) -> str:
+    """The two whole numbers nearest to `wanted` for which `works` holds, for error messages: "48, 64".
+
+    Args:
+        smallest: below which no number is tried.
+        reach: how far to look; None: as far as 4 * wanted + 64.
+    """
+    far = 4 * wanted + 64 if reach is None else reach
+    tried = (other for d in range(far) for other in ((wanted - d, wanted + d) if d else (wanted,)))
+    found = islice((other for other in tried if other >= smallest and works(other)), 2)
+    return ", ".join(map(str, found)) or "none"

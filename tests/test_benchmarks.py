@@ -212,3 +212,16 @@ def test_groups_are_drawn_within_a_budget(load: Callable[[str], ModuleType]) -> 
     ]
     assert len(set(costs)) > 1
     assert all(groupings.FILLED * limit <= params <= limit for params in costs)
+
+
+# Rule: the reference networks have the layout that the search finds first.
+def test_igcv2_layouts(load: Callable[[str], ModuleType]) -> None:
+    from igcsearch.blocks.references import REFERENCES
+    from igcsearch.blocks.references.igcv2 import LAYOUT
+
+    found = load("igcv2_layouts").layouts()
+    best = found[0]
+    assert best.has_the_params
+    assert tuple(zip((64, 128, 256, 512, 1024), best.repeats, best.groups, strict=True)) == LAYOUT
+    for multiplier, cost in best.costs.items():
+        assert REFERENCES[f"igcv2_{round(100 * multiplier):03}"].architecture.cost == cost

@@ -14,12 +14,13 @@ from .options import AsJson, Model, count
 from .output import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from ..blocks.references import Reference
     from ..entries import Entry
     from ..spec import Architecture
 
 
 class Found(NamedTuple):
-    """A network that a command was given: its entry, where it is one, and its architecture."""
+    """A network that a command was given: its entry, where it is one with weights, and its architecture."""
 
     name: str
     architecture: Architecture
@@ -27,7 +28,7 @@ class Found(NamedTuple):
 
 
 def find(network: str) -> Found:
-    """The network of a name, an entry's folder, or a JSON file of an architecture.
+    """The network of a name (of an entry or a reference network), an entry's folder, or a JSON file of an architecture.
 
     Raises:
         UsageError: there is none (near matches), or it cannot be read.
@@ -49,27 +50,39 @@ def find(network: str) -> Found:
             )
         except UsageError as error:
             raise UsageError(f"{network}: {error}") from None
-    from ..entries import read_entry
+    from ..entries import Entry, find_model
 
-    entry = read_entry(network)
-    return Found(entry.name, entry.architecture, entry)
+    model = find_model(network)
+    return Found(model.name, model.architecture, model if isinstance(model, Entry) else None)
 
 
 def list_(
     pattern: Annotated[
         str, typer.Argument(metavar="[GLOB]", help="A shell pattern, such as '*digits*'.", show_default=False)
     ] = "*",
+    references: Annotated[
+        bool, typer.Option("--references", help="The named networks of published tables, which have no weights.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the published networks: those of the package, then those of your own zoo (IGCSEARCH_ZOO).
 
-    Accuracy is that of the test split, the mean over the seeds. Example: igcsearch list '*digits*'
+    Accuracy is that of the test split, the mean over the seeds. With --references: the networks of the papers' tables, by the
+    names that profile, check and train take, with the figures that were published of them.
+    Example: igcsearch list '*digits*'; igcsearch list --references 'igcv2*'
     """
-    from ..entries import list_entries, user_zoo
+    from ..entries import list_entries, list_references, user_zoo
 
+    if references:
+        _list_references(pattern, as_json)
+        return
     entries = list_entries(pattern)
     if as_json:
         print_json([_listed(entry) for entry in entries])
+        return
+    if not entries and (others := list_references(pattern)):
+        known = plural(len(others), "reference network")
+        say(f"no published network matches {pattern!r}, but {known} without weights: add --references")
         return
     if not entries:
         say(f"no network matches {pattern!r}; 'igcsearch publish' puts one into {user_zoo()}")
@@ -81,6 +94,45 @@ def list_(
         row = [entry.name, data["family"] or "-", data["data"] or "-", accuracy, str(data["seeds"])]
         rows.append([*row, f"{data['params']:,}", short(data["macs"]), data["zoo"]])
     print_table(["name", "family", "data", ">test accuracy", ">seeds", ">params", ">MACs", "zoo"], rows)
+
+
+def _list_references(pattern: str, as_json: bool) -> None:
+    from ..entries import list_references
+
+    found = list_references(pattern)
+    if as_json:
+        print_json([_reference(reference) for reference in found])
+        return
+    if not found:
+        say(f"no reference network matches {pattern!r}; 'igcsearch list --references' shows them all")
+        return
+    rows = []
+    for reference in found:
+        cost, accuracy = reference.architecture.cost, reference.published_accuracy
+        figures = (reference.published_params, reference.published_macs)
+        published = ["-" if figure is None else short(figure) for figure in figures]
+        known = "-" if accuracy is None else percent(accuracy)
+        rows.append([reference.name, reference.table, reference.data, f"{cost.params:,}", published[0]])
+        rows[-1] += [short(cost.macs), published[1], known]
+    columns = ["name", "table", "data", ">params", ">published", ">MACs", ">published", ">published accuracy"]
+    print_table(columns, rows)
+
+
+def _reference(reference: Reference) -> dict[str, Any]:
+    cost = reference.architecture.cost
+    return {
+        "name": reference.name,
+        "table": reference.table,
+        "data": reference.data,
+        "params": cost.params,
+        "published_params": reference.published_params,
+        "macs": cost.macs,
+        "published_macs": reference.published_macs,
+        "published_accuracy": reference.published_accuracy,
+        "reconstruction": reference.reconstruction,
+        "note": reference.note,
+        "source": reference.source,
+    }
 
 
 def _listed(entry: Entry) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from igcsearch.lazy import lazy
 
 from .entry import Entry, read_folder
-from .zoo import list_entries, list_models, read_entry, user_zoo, zoos
+from .zoo import find_model, list_entries, list_models, list_references, read_entry, user_zoo, zoos
 
 if TYPE_CHECKING:
     from .card import make_card
@@ -34,8 +34,10 @@ __all__ = [
     "check_target",
     "create_model",
     "draw",
+    "find_model",
     "list_entries",
     "list_models",
+    "list_references",
     "load",
     "make_card",
     "read_entry",

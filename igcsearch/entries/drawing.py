@@ -6,7 +6,18 @@ from itertools import groupby
 
 import numpy as np
 
-from ..spec import Architecture, Block, Factor, Parallel, Pool, Shuffle, Step
+from ..spec import (
+    Architecture,
+    Block,
+    ChannelStep,
+    Factor,
+    NormAct,
+    Parallel,
+    Pool,
+    Shuffle,
+    SqueezeExcitation,
+    Step,
+)
 
 
 def draw(architecture: Architecture) -> str:
@@ -37,10 +48,17 @@ def draw(architecture: Architecture) -> str:
     return "\n".join(lines)
 
 
-def step_text(step: Factor | Pool) -> str:
+def step_text(step: Factor | ChannelStep) -> str:
     """One step in words, for example "3x3 24 -> 24, 8 branches of 3, interleave, norm, relu"."""
     if isinstance(step, Pool):
         return f"{step.kind} pooling {step.kernel_size}x{step.kernel_size}{_stride(step.stride)}"
+    if isinstance(step, SqueezeExcitation):
+        return (
+            f"squeeze-excitation {step.channels} -> {step.reduced} -> {step.channels}, {step.activation}, {step.gate}"
+        )
+    if isinstance(step, NormAct):
+        return ", ".join([*(["norm"] if step.norm else []), *([step.activation] if step.activation else [])])
+    assert isinstance(step, Factor)
     parts = [f"{step.kernel_size}x{step.kernel_size}{_stride(step.stride)} {step.in_channels} -> {step.out_channels}"]
     if step.dilation > 1:
         parts.append(f"dilation {step.dilation}")

@@ -1,4 +1,4 @@
-"""From an entry to a network: checked weights, and timm's conventions for another head or another number of channels.
+"""From an entry or a reference network to a module: checked weights, timm's conventions for another head or number of channels.
 
 Weights are read once into memory, their SHA-256 is held against the metrics, every tensor's name, shape and type
 against the architecture, and only then they are loaded, strictly. Nothing is ever unpickled.
@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..nn import Network, build
 from ..spec import Architecture
 from .entry import Entry, read_folder
-from .zoo import read_entry
+from .zoo import find_model
 
 SHOWN = 3  # mismatches that an error names
 
@@ -27,7 +27,7 @@ SHOWN = 3  # mismatches that an error names
 def create_model(
     name: str | Path, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None
 ) -> Network:
-    """The network of that name (or entry folder), as in timm.
+    """The network of that name (or entry folder), as in timm; a reference network's name gives one without weights.
 
     Another `num_classes` gives a new, randomly initialised classifier, 0 none: the network then gives pooled features (N,
     features). Another `in_chans` gives a stem for it; with `pretrained`, its weights are the published ones summed over the
@@ -35,10 +35,16 @@ def create_model(
     A pretrained network comes in eval mode, an untrained one in train mode. `network.pretrained_cfg` holds what is
     needed to feed it: input_size (C, H, W), mean, std, class_names, licence.
 
-    Raises UsageError for an unknown name (with near matches), a broken entry, one class, or less than one channel.
+    Raises UsageError for an unknown name (with near matches), a broken entry, one class, less than one channel, or weights of a
+    reference network, which has none.
     """
-    entry = read_entry(name)
-    published = entry.architecture
+    found = find_model(name)
+    if pretrained and not isinstance(found, Entry):
+        raise UsageError(
+            f"'{found.name}' is a reference network and has no weights: leave pretrained out, or choose one of "
+            "list_models(pretrained=True)"
+        )
+    published = found.architecture
     for option, value, refused, rule in (
         ("num_classes", num_classes, 1, "a whole number of at least 2, or 0 for no classifier,"),
         ("in_chans", in_chans, 0, "a whole number of at least 1"),
@@ -51,13 +57,14 @@ def create_model(
         in_channels=published.in_channels if in_chans is None else in_chans,
     )
     network = build(wanted)  # from torch's generator: two calls differ, and torch.manual_seed repeats them
-    if pretrained:
-        network.load_state_dict(_adapt(read_weights(entry), network.state_dict()), strict=True)
+    if pretrained and isinstance(found, Entry):
+        network.load_state_dict(_adapt(read_weights(found), network.state_dict()), strict=True)
         network.eval()
     if num_classes == 0:
         network.classifier = torch.nn.Identity()
     classes = published.num_classes if num_classes is None else num_classes
-    object.__setattr__(network, "pretrained_cfg", _pretrained_cfg(entry, wanted, classes))
+    metrics = found.metrics if isinstance(found, Entry) else {}
+    object.__setattr__(network, "pretrained_cfg", _pretrained_cfg(found.name, published, metrics, wanted, classes))
     return network
 
 
@@ -135,12 +142,13 @@ def _adapt(published: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tens
     return result
 
 
-def _pretrained_cfg(entry: Entry, wanted: Architecture, classes: int) -> dict[str, Any]:
+def _pretrained_cfg(
+    name: str, published: Architecture, metrics: Mapping[str, Any], wanted: Architecture, classes: int
+) -> dict[str, Any]:
     """What a caller needs to feed the network and to read its answer, in timm's words."""
-    published, metrics = entry.architecture, entry.metrics
     same_head = classes == published.num_classes
     return {
-        "name": entry.name,
+        "name": name,
         "architecture": published.hash,
         "input_size": (wanted.in_channels, wanted.image_size, wanted.image_size),
         "mean": _per_channel(metrics.get("mean"), wanted.in_channels),

@@ -1,7 +1,8 @@
-"""Zoos: folders of entries, and how a name becomes an entry.
+"""Zoos: folders of entries, and how a name becomes an entry or a reference network.
 
 A name is looked for in the package's own zoo (igcsearch.results), then in the user's (IGCSEARCH_ZOO, or the user's data
-folder), and then taken as a path.
+folder), and then taken as a path. The named reference networks (igcsearch.blocks.references) come after every entry of
+their name; they have no weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
+from ..blocks.references import REFERENCES, Reference
 from ..errors import UsageError, near
 from .entry import Entry, looks_like_entry, read_folder
 
@@ -59,9 +61,31 @@ def list_entries(pattern: str = "*") -> list[Entry]:
     return [entry for _, entry in sorted(found.items()) if entry is not None]
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that `create_model` knows, sorted; `pattern` is a shell pattern as in timm."""
-    return [entry.name for entry in list_entries(pattern)]
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Names of the networks that `create_model` knows, sorted: entries and reference networks.
+
+    Args:
+        pattern: a shell pattern, as in timm.
+        pretrained: only those that have weights, which are the entries.
+    """
+    names = {entry.name for entry in list_entries(pattern)}
+    if not pretrained:
+        names |= {reference.name for reference in list_references(pattern)}
+    return sorted(names)
+
+
+def list_references(pattern: str = "*") -> list[Reference]:
+    """Every named reference network whose name matches the shell pattern, table by table."""
+    return [reference for name, reference in REFERENCES.items() if fnmatchcase(name, pattern)]
+
+
+def find_model(name_or_folder: str | Path) -> Entry | Reference:
+    """The entry of that name or folder, or else the reference network of that name. Raises UsageError as `read_entry`."""
+    reference = REFERENCES.get(name_or_folder) if isinstance(name_or_folder, str) else None
+    if reference is None:
+        return read_entry(name_or_folder)
+    places = [*(root / reference.name for _, root in zoos()), Path(reference.name)]
+    return read_entry(reference.name) if any(map(looks_like_entry, places)) else reference
 
 
 def read_entry(name_or_folder: str | Path) -> Entry:
@@ -76,7 +100,11 @@ def read_entry(name_or_folder: str | Path) -> Entry:
                 return read_folder(root / text, kind)
     if not name or Path(text).exists():
         return read_folder(text)
-    known = {folder for _, root in zoos() for folder in _folders(root)}
+    if text in REFERENCES:
+        raise UsageError(
+            f"'{text}' is a reference network, an architecture without weights: `igcsearch train` gives it some"
+        )
+    known = {*REFERENCES, *(folder for _, root in zoos() for folder in _folders(root))}
     raise UsageError(f"no model '{text}'{near(text, sorted(known))}; `igcsearch list` shows what there is")
 
 

@@ -227,7 +227,7 @@ def planned_parts(layers: Sequence[nn.Module], plan: str) -> list[nn.Module]:
     while at < len(layers):
         layer = layers[at]
         if not isinstance(layer, FactorLayer):
-            parts.append(copy.deepcopy(layer))
+            parts.append(copy.deepcopy(layer).float())
             at += 1
             continue
         length = _run_length(layers[at:], plan)

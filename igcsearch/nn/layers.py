@@ -1,4 +1,4 @@
-"""Layers for the steps of a block: group convolution with its shuffle, pooling, lanes side by side. Floor 3.
+"""Layers for the steps of a block: group convolution with its shuffle, what leaves channels alone, lanes side by side. Floor 3.
 
 Shape legend: N batch, C channels, H W map. network.py puts them together; products.py runs linear products at once.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..spec import Factor, Parallel, Pool, Step
+from ..spec import Factor, NormAct, Parallel, Pool, SqueezeExcitation, Step
 from ..spec.permutations import Order, identity, interleave
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
@@ -22,6 +22,7 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "hardswish": F.hardswish,
     "gelu": F.gelu,
 }
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
 
 
 class ChannelShuffle(nn.Module):
@@ -100,6 +101,35 @@ class PoolLayer(nn.Module):
         return pooling(x_NCHW, size, stride, padding)
 
 
+class NormActLayer(nn.Module):
+    """Batch norm and activation without a convolution. (N, C, H, W) to (N, C, H, W)."""
+
+    def __init__(self, step: NormAct) -> None:
+        super().__init__()
+        self.activation = step.activation
+        self.norm = nn.BatchNorm2d(step.channels) if step.norm else nn.Identity()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Norm, then activation."""
+        return ACTIVATIONS[self.activation](self.norm(x_NCHW))
+
+
+class SqueezeExcitationLayer(nn.Module):
+    """Every channel times a number from 0 to 1 that the means of all channels give. (N, C, H, W) to (N, C, H, W)."""
+
+    def __init__(self, step: SqueezeExcitation) -> None:
+        super().__init__()
+        self.step = step
+        self.reduce = nn.Conv2d(step.channels, step.reduced, 1)
+        self.expand = nn.Conv2d(step.reduced, step.channels, 1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Global mean, two 1x1 layers, gate, multiply."""
+        mean_NC11 = x_NCHW.mean(dim=(2, 3), keepdim=True)
+        hidden_NR11 = ACTIVATIONS[self.step.activation](self.reduce(mean_NC11))
+        return x_NCHW * GATES[self.step.gate](self.expand(hidden_NR11))
+
+
 class ParallelLayer(nn.Module):
     """Lanes side by side, joined and shuffled. (N, C_in, H, W) to (N, C_out, H', W')."""
 
@@ -125,6 +155,13 @@ def step_layers(steps: Iterable[Step]) -> list[nn.Module]:
 
 def step_layer(step: Step) -> nn.Module:
     """The layer of a step."""
-    if isinstance(step, Factor):
-        return FactorLayer(step)
-    return PoolLayer(step) if isinstance(step, Pool) else ParallelLayer(step)
+    return _LAYERS[type(step)](step)
+
+
+_LAYERS: dict[type, Callable[..., nn.Module]] = {
+    Factor: FactorLayer,
+    Pool: PoolLayer,
+    NormAct: NormActLayer,
+    SqueezeExcitation: SqueezeExcitationLayer,
+    Parallel: ParallelLayer,
+}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..spec import Architecture, Block
-from .layers import ACTIVATIONS, FactorLayer, step_layers
+from .layers import ACTIVATIONS, FactorLayer, SqueezeExcitationLayer, step_layers
 from .products import planned
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def initialise(network: nn.Module, seed: int | None = None) -> None:
     """Fresh weights, a function of the seed and the architecture alone.
 
     Convolutions: normal of variance g / fan_in with fan_in = S * K; g = 2 where an activation or a norm follows at once
-    (He et al. 2015, as IGCV1's code), 1 inside linear products, where variance is to be kept. Linear layer: uniform within
-    1/sqrt(fan_in). Batch norm 1 and 0, biases 0.
+    (He et al. 2015, as IGCV1's code), 1 inside linear products, where variance is to be kept, and before a squeeze-excitation's
+    gate. Linear layer: uniform within 1/sqrt(fan_in). Batch norm 1 and 0, biases 0.
     """
     generator = torch.Generator()
     generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
@@ -135,6 +135,11 @@ def initialise(network: nn.Module, seed: int | None = None) -> None:
             _fill(module.conv.weight, generator, math.sqrt(gain / fan_in))
             if module.conv.bias is not None:
                 module.conv.bias.zero_()
+        elif isinstance(module, SqueezeExcitationLayer):
+            for layer, gain in ((module.reduce, 2.0), (module.expand, 1.0)):
+                _fill(layer.weight, generator, math.sqrt(gain / layer.in_channels))
+                assert layer.bias is not None
+                layer.bias.zero_()
         elif isinstance(module, nn.Linear):
             bound = 1.0 / math.sqrt(module.in_features)
             values = torch.rand(module.weight.shape, generator=generator) * (2 * bound) - bound

@@ -24,7 +24,19 @@ STYLE = """
 """.strip()
 
 #: One hue a family, in every picture of the report.
-HUES = {"igcv2": 265, "igcv1": 215, "igcv3": 160, "xception": 70, "dense": 25, "stem": 320}
+HUES = {
+    **{
+        "igcv2": 265,
+        "butterfly": 245,
+        "monarch": 230,
+        "igcv1": 215,
+        "shufflenetv2": 190,
+        "shufflenet": 178,
+        "igcv3": 160,
+    },
+    **{"mobilenetv2": 110, "mobilenet": 90, "xception": 70, "resnext": 55, "resnet_bottleneck": 40, "resnet_basic": 33},
+    **{"dense": 25, "stem": 320},
+}
 _GAP, _LEAST = 7.0, 84.0  # between cards; width of a stage
 _TALLEST, _MIDDLE = 132.0, 74.0  # the image's height, and where all cards are centred
 _CAPTION = 164.0

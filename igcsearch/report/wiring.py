@@ -1,8 +1,9 @@
 """A block as columns of channels and the lines between them: what drawing.py draws and the page's script traces. Floor 7.
 
 Every step becomes one or more layers. A factor is a layer of branches (each joins all its inputs with all its outputs),
-followed by a layer of single lines where its shuffle moves a channel; pooling and lanes that wait for longer ones are
-straight lines. Multiplying the layers gives back the path counts of `igcsearch.spec.conditions` (a test does so).
+followed by a layer of single lines where its shuffle moves a channel; steps that mix nothing (pooling and the like) and lanes
+that wait for longer ones are straight lines. Multiplying the layers gives back the path counts of `igcsearch.spec.conditions`
+(a test does so).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..spec import Block, Factor, Parallel, Pool, Shuffle, Step
+from ..spec import Block, ChannelStep, Factor, NormAct, Parallel, Pool, Shuffle, SqueezeExcitation, Step
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,21 @@ def _chain(steps: tuple[Step, ...]) -> tuple[Layer, ...]:
     for step in steps:
         if isinstance(step, Factor):
             layers += _factor(step)
-        elif isinstance(step, Pool):
-            layers.append(
-                _straight(
-                    step.channels, f"{step.kind} pool {step.kernel_size}×{step.kernel_size}", _stride(step.stride)
-                )
-            )
-        else:
+        elif isinstance(step, Parallel):
             layers += _parallel(step)
+        else:
+            layers.append(_straight(step.channels, *_words(step)))
     return tuple(layers)
+
+
+def _words(step: ChannelStep) -> tuple[str, str]:
+    """Label and note of a step whose channels stay in their places."""
+    if isinstance(step, Pool):
+        return f"{step.kind} pool {step.kernel_size}×{step.kernel_size}", _stride(step.stride)
+    if isinstance(step, SqueezeExcitation):
+        return f"squeeze to {step.reduced}", f"{step.activation} · {step.gate}"
+    assert isinstance(step, NormAct)
+    return " · ".join([*(["norm"] if step.norm else []), *([step.activation] if step.activation else [])]), ""
 
 
 def _factor(factor: Factor) -> list[Layer]:

@@ -18,7 +18,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from igcsearch.errors import UsageError
-from igcsearch.spec import Architecture, Block, Factor, Problem, Step
+from igcsearch.spec import Architecture, Block, Factor, Parallel, Problem, Step
+from igcsearch.spec.block import every_factor
 
 from .settle import Space
 
@@ -168,7 +169,7 @@ def _describe(block: Block) -> list[tuple[Any, ...]]:
 
 def _share(block: Block) -> float:
     """Branches over channels of a block's first kernel that is larger than 1x1."""
-    found = (step for step in block.steps if isinstance(step, Factor) and step.kernel_size > 1)
+    found = (factor for factor in every_factor(block.steps) if factor.kernel_size > 1)
     return next((step.groups / step.out_channels for step in found), 0.0)
 
 
@@ -177,7 +178,10 @@ def _step(step: Step) -> tuple[Any, ...]:
     if isinstance(step, Factor):
         share = step.groups / step.out_channels
         return step.kernel_size, share, step.stride, step.activation, step.shuffle.kind, step.shuffle.seed
-    return (type(step).__name__,)
+    if isinstance(step, Parallel):
+        return step.join, step.shuffle.kind, *(tuple(map(_step, lane)) for lane in step.lanes)
+    others = (getattr(step, name) for name in step.__dataclass_fields__ if name not in ("channels", "reduced"))
+    return type(step).__name__, *others
 
 
 def _differences(mine: Sequence[Any], theirs: Sequence[Any]) -> int:

@@ -1,9 +1,10 @@
 """Floor 0: what networks are, as pure data, and what can be said of them without building one. No torch."""
 
 from .architecture import SCHEMA, Architecture, Head, Stage
-from .block import Block, Parallel, Pool, Step
+from .block import Block, Parallel, Step
 from .factor import ACTIVATIONS, Factor, Shuffle
 from .problem import Budget, Cost, Problem
+from .steps import ChannelStep, NormAct, Pool, SqueezeExcitation
 
 __all__ = [
     "ACTIVATIONS",
@@ -11,13 +12,16 @@ __all__ = [
     "Architecture",
     "Block",
     "Budget",
+    "ChannelStep",
     "Cost",
     "Factor",
     "Head",
+    "NormAct",
     "Parallel",
     "Pool",
     "Problem",
     "Shuffle",
+    "SqueezeExcitation",
     "Stage",
     "Step",
 ]

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from ..errors import UsageError
-from .block import Block, Step, chain_macs, check_chain, every_factor
+from .block import Block, Step, chain_macs, chain_params, chain_stride, check_chain
 from .factor import Factor
 from .problem import Budget, Cost, Problem
 from .serialise import (
@@ -131,9 +131,7 @@ class Architecture:
                 params += cost.params
                 macs += cost.macs
         head_macs, size = chain_macs(self.head.steps, size)
-        params += (
-            sum(factor.params for factor in every_factor(self.head.steps)) + (self.features + 1) * self.num_classes
-        )
+        params += chain_params(self.head.steps) + (self.features + 1) * self.num_classes
         return Cost(params, macs + head_macs + self.features * self.num_classes), size
 
     @property
@@ -155,6 +153,14 @@ class Architecture:
     def out_size(self) -> int:
         """Side of the map that global average pooling reads."""
         return self._cost_and_size[1]
+
+    @property
+    def stride(self) -> int:
+        """By how much the network shrinks an image."""
+        shrunk = chain_stride(self.head.steps)
+        for _, block in self.blocks():
+            shrunk *= block.stride
+        return shrunk
 
     @property
     def family(self) -> str:
@@ -287,8 +293,17 @@ class Architecture:
     def with_(
         self, *, num_classes: int | None = None, in_channels: int | None = None, image_size: int | None = None
     ) -> Architecture:
-        """The same network for another number of classes, input channels (the stem's first factor) or image size."""
+        """The same network for another number of classes, input channels (the stem's first factor) or image size.
+
+        Raises:
+            UsageError: another image size that is smaller than the strides together, or a stem that is tied to its channels.
+        """
         stem = self.stem
+        if image_size is not None and image_size != self.image_size and image_size < self.stride:
+            raise UsageError(
+                f"this network shrinks images {self.stride} times, so {image_size} pixels a side are too few: use at least "
+                f"{self.stride}, or a network of fewer strides"
+            )
         if in_channels is not None and in_channels != self.in_channels:
             first = stem.steps[0]
             if not isinstance(first, Factor) or first.groups != 1 or stem.shortcut is not None:

@@ -1,8 +1,8 @@
 """A block: an ordered product of steps with a shortcut around it. Floor 0.
 
-A step is a factor (factor.py), a pooling, or several lanes side by side (split / concat / add). Costs, canonical text and
-the analysis of conditions.py are computed once per block object: searches share the objects through the memoised block
-definitions, which is what lets them settle thousands of architectures a second.
+A step is a factor (factor.py), one that hands every channel on by itself (steps.py), or several lanes side by side (split /
+concat / add). Costs, canonical text and the analysis of conditions.py are computed once per block object: searches share the
+objects through the memoised block definitions, which is what lets them settle thousands of architectures a second.
 """
 
 from __future__ import annotations
@@ -16,40 +16,7 @@ from ..errors import UsageError
 from .factor import Factor, Shuffle, check_activation
 from .permutations import Order
 from .problem import Cost
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Max or average pooling over kernel_size x kernel_size with padding (kernel_size - 1) // 2; channels pass alone.
-
-    Raises:
-        UsageError: a kind other than max and avg, or a size below 1.
-    """
-
-    channels: int
-    kind: str = "max"
-    kernel_size: int = 3
-    stride: int = 2
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("max", "avg"):
-            raise UsageError(f"unknown pooling {self.kind!r}; kinds: max, avg")
-        if min(self.channels, self.kernel_size, self.stride) < 1:
-            raise UsageError("channels, kernel_size and stride of a pooling must be at least 1")
-
-    @property
-    def in_channels(self) -> int:
-        """Channels read."""
-        return self.channels
-
-    @property
-    def out_channels(self) -> int:
-        """Channels written: the same."""
-        return self.channels
-
-    def out_size(self, size: int) -> int:
-        """Side of the output map for an input map of side `size`."""
-        return (size + 2 * ((self.kernel_size - 1) // 2) - self.kernel_size) // self.stride + 1
+from .steps import ChannelStep
 
 
 @dataclass(frozen=True)
@@ -107,13 +74,23 @@ class Parallel:
         """Channels behind the join."""
         return sum(self.lane_outputs) if self.join == "concat" else self.lane_outputs[0]
 
+    @property
+    def stride(self) -> int:
+        """By how much the lanes shrink a map."""
+        return chain_stride(self.lanes[0])
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters of all lanes."""
+        return sum(map(chain_params, self.lanes))
+
     @cached_property
     def order(self) -> Order:
         """The permutation behind the join. Shape (out_channels,)."""
         return self.shuffle.resolve(self.out_channels, len(self.lanes))
 
 
-Step = Factor | Pool | Parallel
+Step = Factor | ChannelStep | Parallel
 
 
 @dataclass(frozen=True)
@@ -176,7 +153,7 @@ class Block:
     @cached_property
     def params(self) -> int:
         """Trainable parameters, shortcut included."""
-        return sum(factor.params for factor in every_factor((*self.steps, *(self.shortcut or ()))))
+        return chain_params((*self.steps, *(self.shortcut or ())))
 
     def cost_at(self, size: int) -> tuple[Cost, int]:
         """Cost for an input map of side `size`, and the side of the output map."""
@@ -229,8 +206,13 @@ def chain_stride(steps: tuple[Step, ...]) -> int:
     """By how much a product of steps shrinks a map."""
     stride = 1
     for step in steps:
-        stride *= chain_stride(step.lanes[0]) if isinstance(step, Parallel) else step.stride
+        stride *= step.stride
     return stride
+
+
+def chain_params(steps: tuple[Step, ...]) -> int:
+    """Trainable parameters of a product of steps."""
+    return sum(step.params for step in steps)
 
 
 def every_factor(steps: tuple[Step, ...]) -> Iterator[Factor]:
@@ -253,9 +235,8 @@ def chain_macs(steps: tuple[Step, ...], size: int) -> tuple[int, int]:
             size = parts[0][1]
         else:
             size = step.out_size(size)
-            if isinstance(step, Factor):
-                macs += step.weights * size * size
+            macs += step.macs_at(size)
     return macs, size
 
 
-__all__ = ["Block", "Parallel", "Pool", "Step", "chain_macs", "chain_stride", "every_factor"]
+__all__ = ["Block", "ChannelStep", "Parallel", "Step", "chain_macs", "chain_params", "chain_stride", "every_factor"]

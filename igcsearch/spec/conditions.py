@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from .block import Block, Parallel, Step, check_chain
 from .factor import Factor
+from .steps import ChannelStep
 from .theory import weight_bound
 
 LEVELS = ("none", "loose", "nearly", "strict")
@@ -48,7 +49,7 @@ def support(step: Step) -> NDArray[np.int64]:
 
 
 def path_counts(steps: Sequence[Step]) -> NDArray[np.int64]:
-    """Paths from each input to each output channel over a product of steps (factors, lanes, pooling).
+    """Paths from each input to each output channel over a product of steps of any kind.
 
     Returns:
         Integer array of shape (out_channels, in_channels); exact below 2**53.
@@ -105,7 +106,8 @@ def paths(steps: tuple[Step, ...]) -> Paths:
         UsageError: no step, or steps whose widths do not meet.
     """
     _check_product(steps)
-    return _interleaved(steps) or _counted(tuple(_channel_view(step) for step in steps))
+    mixing = tuple(step for step in steps if not isinstance(step, ChannelStep)) or steps[:1]
+    return _interleaved(mixing) or _counted(tuple(_channel_view(step) for step in mixing))
 
 
 def level(block: Block) -> str:
@@ -131,7 +133,7 @@ def block_report(block: Block) -> dict[str, Any]:
     """What `igcsearch check` says of a block, as JSON data; `Block.report` keeps it."""
     found = paths(block.steps)
     factors = block.factors
-    only_factors = len(factors) == len(block.steps)
+    only_factors = factors != () and not any(isinstance(step, Parallel) for step in block.steps)
     return {
         "family": block.family,
         "channels": [block.in_channels, block.out_channels],
@@ -195,8 +197,8 @@ def _interleaved(steps: tuple[Step, ...]) -> Paths | None:
     interval of Kin positions, which holds floor or ceil of Kin over the spacing of them. With prod Kin = C_in every prefix
     has an integer spacing, so that two inputs reach the same outputs or none in common, and suffixes likewise: strict.
 
-    What permutes all inputs (shuffles behind leading factors of one channel a branch) or all outputs (the last shuffle)
-    changes no count, so those may be of any kind.
+    What permutes all inputs (shuffles behind leading factors of one channel a branch), all outputs (the last shuffle) or the
+    inputs of a dense factor, which reads all alike, changes no count, so those may be of any kind.
     """
     product, leading = 1, True
     for position, step in enumerate(steps):
@@ -205,7 +207,9 @@ def _interleaved(steps: tuple[Step, ...]) -> Paths | None:
         product *= step.branch_width
         leading = leading and step.branch_width == 1 and step.in_channels == step.out_channels
         interleaved = step.shuffle.kind in ("interleave", "learned")  # a learned one stands at interleave so far
-        free = leading or position == len(steps) - 1 or interleaved or step.groups == 1
+        behind = steps[position + 1 : position + 2]
+        dense_behind = any(isinstance(reader, Factor) and reader.groups == 1 for reader in behind)
+        free = leading or not behind or interleaved or step.groups == 1 or dense_behind
         if not free:
             return None
     channels = steps[0].in_channels

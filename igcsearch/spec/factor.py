@@ -1,6 +1,7 @@
 """One structured sparse kernel, the unit that every block is a product of, and the permutation behind it. Floor 0.
 
-Steps that are no factor (pooling, lanes side by side) are in block.py; what the products satisfy is in conditions.py.
+Steps that are no factor are in steps.py (pooling, norm and activation, squeeze-excitation) and block.py (lanes side by side);
+what the products satisfy is in conditions.py.
 """
 
 from __future__ import annotations
@@ -137,6 +138,10 @@ class Factor:
     def params(self) -> int:
         """Trainable parameters, bias and batch norm included."""
         return self.weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
+
+    def macs_at(self, out_size: int) -> int:
+        """Multiply-adds for an output map of that side."""
+        return self.weights * out_size * out_size
 
     def out_size(self, size: int) -> int:
         """Side of the output map for an input map of side `size`; smaller maps are padded, so it is at least 1."""

@@ -17,9 +17,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from .block import Block, Parallel, Pool, Step
+from .block import Block, Parallel, Step
 from .factor import Factor, Shuffle
 from .serialise import block_text, canonical, step_data
+from .steps import ChannelStep
 
 _FREE = ("random", "explicit")
 
@@ -55,7 +56,7 @@ def _patterned(steps: tuple[Step, ...], kinds: tuple[str, ...]) -> tuple[Step, .
     for step in steps:
         if isinstance(step, Parallel):
             step = replace(step, lanes=tuple(_patterned(lane, kinds) for lane in step.lanes))
-        if not isinstance(step, Pool) and step.shuffle.kind in kinds:
+        if not isinstance(step, ChannelStep) and step.shuffle.kind in kinds:
             step = replace(step, shuffle=Shuffle("identity") if isinstance(step, Parallel) else Shuffle())
         made.append(step)
     return tuple(made)
@@ -63,7 +64,7 @@ def _patterned(steps: tuple[Step, ...], kinds: tuple[str, ...]) -> tuple[Step, .
 
 def _shuffled(steps: tuple[Step, ...]) -> Iterator[Factor | Parallel]:
     for step in steps:
-        if not isinstance(step, Pool):
+        if not isinstance(step, ChannelStep):
             yield step
         if isinstance(step, Parallel):
             for lane in step.lanes:
@@ -71,8 +72,13 @@ def _shuffled(steps: tuple[Step, ...]) -> Iterator[Factor | Parallel]:
 
 
 def _reduced_text(steps: tuple[Step, ...]) -> str:
-    following: tuple[Step | None, ...] = (*steps[1:], None)[: len(steps)]
-    return "[" + ",".join(_step_text(step, after) for step, after in zip(steps, following, strict=True)) + "]"
+    texts, after = [], None
+    for step in reversed(steps):
+        texts.append(_step_text(step, after))
+        after = (
+            after if isinstance(step, ChannelStep) else step
+        )  # a relabelling goes through, to what reads the channels
+    return "[" + ",".join(reversed(texts)) + "]"
 
 
 @lru_cache(maxsize=65536)

@@ -82,7 +82,7 @@ class _Wiring:
                 branch = self.node(f"{name} branch", *nodes[g * width : (g + 1) * width])
                 made += [self.node(f"{name} out", branch) for _ in range(rows)]
         else:
-            return [self.node(f"{name} pool", node) for node in nodes]
+            return [self.node(f"{name} alone", node) for node in nodes]  # its own weights follow the channels
         return [made[channel] for channel in step.order]
 
     def _lanes(self, step: Parallel, nodes: list[int], name: str) -> list[int]:

@@ -17,11 +17,12 @@ from numpy.typing import ArrayLike
 
 from ..errors import UsageError, near
 from .architecture import Architecture
-from .block import Block, Parallel, Pool, Step, every_factor
+from .block import Block, Parallel, Step, every_factor
 from .conditions import level
 from .factor import Factor, Shuffle
 from .grouping import Choice, learns_groups, reduced_groups, with_groups
 from .permutations import compose
+from .steps import ChannelStep
 
 WAYS = ("assignment", "sinkhorn", "lipschitz")
 #: Learning rate of Adam where none is given.
@@ -116,7 +117,7 @@ def gaps(architecture: Architecture) -> tuple[list[Gap], list[str]]:
     chain = _Chain(tuple(block for _, block in named), architecture.head.steps)
     for position, (name, block) in enumerate(named):
         for index, step in enumerate(block.steps):
-            if isinstance(step, Pool) or step.shuffle.kind != "learned":
+            if isinstance(step, ChannelStep) or step.shuffle.kind != "learned":
                 continue
             gap = _gap(name, chain, position, index)
             found += [gap] if isinstance(gap, Gap) else []
@@ -334,8 +335,8 @@ def _is_channelwise(factor: Factor) -> bool:
 
 
 def _passes(step: Step) -> bool:
-    """True if every channel goes through alone."""
-    return isinstance(step, Pool) or (isinstance(step, Factor) and _is_channelwise(step))
+    """True if every channel goes through alone, or to itself (squeeze-excitation): any relabelling goes through."""
+    return isinstance(step, ChannelStep) or (isinstance(step, Factor) and _is_channelwise(step))
 
 
 def _inner(steps: tuple[Step, ...]) -> list[Factor]:
@@ -349,7 +350,7 @@ def _plain(shuffle: Shuffle) -> Shuffle:
 def _shuffles(steps: tuple[Step, ...]) -> list[Shuffle]:
     found = []
     for step in steps:
-        found += [] if isinstance(step, Pool) else [step.shuffle]
+        found += [] if isinstance(step, ChannelStep) else [step.shuffle]
         if isinstance(step, Parallel):
             found += [shuffle for lane in step.lanes for shuffle in _shuffles(lane)]
     return found
@@ -367,7 +368,7 @@ def _rebuilt(
         for step in steps:
             if isinstance(step, Parallel):
                 step = replace(step, lanes=tuple(rest(lane) for lane in step.lanes))
-            made.append(step if isinstance(step, Pool) else replace(step, shuffle=other(step.shuffle)))
+            made.append(step if isinstance(step, ChannelStep) else replace(step, shuffle=other(step.shuffle)))
         return tuple(made)
 
     def block_of(name: str, block: Block) -> Block:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .architecture import Architecture
-from .block import Block, Parallel, Pool, Step, chain_macs
+from .block import Block, Parallel, Step, chain_macs
 from .factor import Factor
 from .identity import without_orders
+from .steps import ChannelStep, NormAct, SqueezeExcitation
 
 _KINDS = ("pointwise", "grouped pointwise", "spatial", "grouped spatial", "channel-wise")
 #: What `Part.features` gives: of each kind of factor how many there are, their multiply-adds, weights, and numbers written; then of
@@ -68,8 +69,8 @@ class Part:
             return tuple(found.values())
         for steps in (self.block.steps, self.block.shortcut or ()):
             for step, size in _flat(steps, self.size):
-                if not isinstance(step, Factor):
-                    found["poolings"] += batch * step.channels * size**2
+                if isinstance(step, ChannelStep):
+                    _count_channel_step(found, step, batch, batch * step.channels * size**2)
                     continue
                 kind, outputs = _kind(step), batch * step.out_channels * size**2
                 found[f"{kind} factors"] += 1
@@ -99,8 +100,24 @@ def parts(architecture: Architecture) -> Iterator[Part]:
     yield Part(None, channels, size, architecture.num_classes)
 
 
-def _flat(steps: tuple[Step, ...], size: int) -> Iterator[tuple[Factor | Pool, int]]:
-    """Every factor and pooling of a product, those of its lanes included, and the side of its output map."""
+def _count_channel_step(found: dict[str, float], step: ChannelStep, batch: int, outputs: int) -> None:
+    """Add the features of a step that mixes no channels: norm and activation, or passes over the map as a pooling makes them."""
+    if isinstance(step, NormAct):
+        found["activated"] += outputs if step.activation else 0
+        found["norms"] += step.norm
+        return
+    found["poolings"] += outputs
+    if isinstance(
+        step, SqueezeExcitation
+    ):  # two 1x1 layers on one pixel, beside the mean and the scaling of the whole map
+        found["pointwise factors"] += 2
+        found["pointwise macs"] += batch * step.weights
+        found["pointwise weights"] += step.weights
+        found["pointwise outputs"] += batch * (step.channels + step.reduced)
+
+
+def _flat(steps: tuple[Step, ...], size: int) -> Iterator[tuple[Factor | ChannelStep, int]]:
+    """Every factor and channel step of a product, those of its lanes included, and the side of its output map."""
     for step in steps:
         if isinstance(step, Parallel):
             for lane in step.lanes:

@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import UsageError, near
-from .block import Block, Parallel, Pool, Step
+from .block import Block, Parallel, Step
 from .factor import Factor, Shuffle
+from .steps import ChannelStep, NormAct, Pool, SqueezeExcitation
 
 _FACTOR_FIELDS = {
     "in_channels": int,
@@ -25,7 +26,13 @@ _FACTOR_FIELDS = {
     "norm": bool,
     "activation": str,
 }
-_POOL_FIELDS = {"channels": int, "kind": str, "kernel_size": int, "stride": int}
+#: "op" of the steps that hand every channel on by itself: the class and its fields.
+_CHANNEL_STEPS: dict[str, tuple[type[ChannelStep], dict[str, type]]] = {
+    "pool": (Pool, {"channels": int, "kind": str, "kernel_size": int, "stride": int}),
+    "norm_act": (NormAct, {"channels": int, "norm": bool, "activation": str}),
+    "squeeze_excitation": (SqueezeExcitation, {"channels": int, "reduced": int, "activation": str, "gate": str}),
+}
+_OPERATIONS = {cls: operation for operation, (cls, _) in _CHANNEL_STEPS.items()}
 _SHUFFLE_FIELDS = {"kind": str, "seed": int}
 
 
@@ -38,8 +45,10 @@ def step_data(step: Step) -> dict[str, Any]:
     """JSON data of a step; a factor needs no "op"."""
     if isinstance(step, Factor):
         return _with_shuffle(_given(step, _FACTOR_FIELDS, Factor), step.shuffle, Shuffle())
-    if isinstance(step, Pool):
-        return {"op": "pool", **_given(step, _POOL_FIELDS, Pool)}
+    if isinstance(step, ChannelStep):
+        operation = _OPERATIONS[type(step)]
+        cls, types = _CHANNEL_STEPS[operation]
+        return {"op": operation, **_given(step, types, cls)}
     data = {"op": "parallel", "in_channels": step.in_channels, "lanes": [steps_data(lane) for lane in step.lanes]}
     if step.split is not None:
         data["split"] = list(step.split)
@@ -93,11 +102,12 @@ def parse_step(data: Any, where: str) -> Step:
     if operation == "convolution":
         shuffle = parse_shuffle(fields.pop("shuffle", None), f"{where}.shuffle", Shuffle())
         return _build(Factor, fields, _FACTOR_FIELDS, where, shuffle=shuffle)
-    if operation == "pool":
-        return _build(Pool, fields, _POOL_FIELDS, where)
     if operation == "parallel":
         return _parse_parallel(fields, where)
-    known = ("convolution", "pool", "parallel")
+    if operation in _CHANNEL_STEPS:
+        cls, types = _CHANNEL_STEPS[operation]
+        return _build(cls, fields, types, where)
+    known = ("convolution", "parallel", *_CHANNEL_STEPS)
     raise UsageError(
         f"{where}.op: unknown operation {operation!r}{near(str(operation), known)}; known: {', '.join(known)}"
     )

@@ -128,6 +128,27 @@ def test_list_shows_the_zoo(entry: Path, igcsearch: Run, monkeypatch: pytest.Mon
     assert document(igcsearch("profile", "little", "--json"))["name"] == "little"
 
 
+def test_reference_networks_are_known_by_name(igcsearch: Run) -> None:
+    rows = document(igcsearch("list", "--references", "--json", "igcv2_*"))
+    assert {"igcv2_fig3_l3", "igcv2_star_c416", "igcv2_100"} <= {row["name"] for row in rows}
+    assert {"name", "table", "params", "published_params", "macs", "published_macs", "note", "source"} <= set(rows[0])
+    shown = igcsearch("list", "--references", "mobilenetv1*")
+    assert "4,231,976" in shown.out
+    assert "no reference network matches" in igcsearch("list", "--references", "nothing*").err
+    assert "2 reference networks without weights" in igcsearch("list", "resnet*cifar10").err
+    found = document(igcsearch("profile", "resnet20_cifar10", "--json"))
+    assert found["name"] == "resnet20_cifar10"
+    assert found["params"] == 272_474
+    assert found["macs"] == found["macs_fvcore"]
+    assert document(igcsearch("check", "igcv2_fig3_l3", "--json"))["blocks"][1]["complementary"] == "nearly"
+    refused = igcsearch("evaluate", "resnet20_cifar10", "--data", "digits")
+    assert refused.status == 2
+    assert "an architecture alone" in refused.err
+    refused = igcsearch("train", "resnet18", "--data", "digits", "--epochs", 1)
+    assert refused.status == 2
+    assert "shrinks images 32 times, so 8 pixels a side are too few" in refused.err
+
+
 def test_train_starts_from_weights_for_other_classes(entry: Path, igcsearch: Run, tmp_path: Path) -> None:
     stream = np.random.default_rng(0)
     images = stream.integers(0, 255, (64, 8, 8), dtype=np.uint8)

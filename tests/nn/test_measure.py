@@ -4,11 +4,20 @@ import random
 
 import pytest
 
-from igcsearch.blocks import dense, igcv1, igcv2, igcv2_uniform, igcv3, network, stage, xception
+from igcsearch.blocks import FAMILIES, igcv1, igcv2, igcv2_uniform, network, stage
 from igcsearch.errors import UsageError
 from igcsearch.nn import build, measure
 from igcsearch.spec import Architecture, Block, Factor, Parallel, Pool, Problem, Shuffle, Stage
 from igcsearch.spec.conditions import factorizations
+
+#: Families that need no options of their own to fit the widths below, or these.
+OTHERS: dict[str, dict[str, object]] = {
+    **{family: {} for family in ("igcv3", "xception", "dense", "mobilenet", "mobilenetv2", "shufflenetv2", "monarch")},
+    "resnet_basic": {"squeeze": 4},
+    "resnet_bottleneck": {"preactivation": True},
+    "resnext": {"groups": 2, "preactivation": True, "squeeze": 8},
+    "shufflenet": {"groups": 2, "first_groups": 1, "bottleneck": 2},
+}
 
 
 def draw(stream: random.Random) -> Architecture:
@@ -21,7 +30,7 @@ def draw(stream: random.Random) -> Architecture:
         "residual": stream.random() < 0.5,
         "shuffle": stream.choice(["interleave", "random"]),
     }
-    family = stream.choice(["igcv1", "igcv2", "uniform", "igcv3", "xception", "dense"])
+    family = stream.choice(["igcv1", "igcv2", "uniform", *OTHERS])
     repeats = stream.randint(1, 2)
     if family == "igcv1":
         divisors = [d for d in range(2, width) if width % d == 0]
@@ -35,8 +44,7 @@ def draw(stream: random.Random) -> Architecture:
     elif family == "uniform":
         stages = [stage(igcv2_uniform, width, out, repeats, branch_width=stream.choice([2, 4]), **options)]
     else:
-        definition = {"igcv3": igcv3, "xception": xception, "dense": dense}[family]
-        stages = [stage(definition, width, out, repeats, **options)]
+        stages = [stage(FAMILIES[family], width, out, repeats, **OTHERS[family], **options)]
     return network(problem, width, stages, stem_stride=stream.choice([1, 2]), head_width=stream.choice([None, 20]))
 
 

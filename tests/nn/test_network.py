@@ -9,7 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from igcsearch.blocks import dense, igcv1, igcv2, igcv2_uniform, igcv3, network, stage, xception
+from igcsearch.blocks import (
+    butterfly,
+    dense,
+    igcv1,
+    igcv2,
+    igcv2_grouped,
+    igcv2_uniform,
+    igcv3,
+    mobilenet,
+    mobilenetv2,
+    monarch,
+    network,
+    resnet_basic,
+    resnext,
+    shufflenet,
+    shufflenetv2,
+    stage,
+    xception,
+)
 from igcsearch.errors import UsageError
 from igcsearch.nn import Network, build
 from igcsearch.nn.layers import FactorLayer
@@ -28,6 +46,17 @@ BLOCKS = [
     igcv3(16, 24, stride=2),
     xception(10, 14, residual=True),
     dense(8, 12, stride=2),
+    mobilenet(8, 12, stride=2),
+    mobilenetv2(8, 8),
+    monarch(12, 24, groups=3, stride=2, residual=True),
+    butterfly(9, 18, base=3, residual=True),
+    igcv2_grouped(8, 12, groups=(4, 3), stride=2),
+    resnext(16, 16, groups=4, preactivation=True, squeeze=4),
+    resnet_basic(8, 12, stride=2),
+    shufflenet(12, 12, groups=3),
+    shufflenet(12, 24, groups=3, stride=2),
+    shufflenetv2(8, 8),
+    shufflenetv2(8, 12, stride=2),
     Block((Factor(8, 8, groups=2), Factor(8, 8, bias=True, activation="silu"), Factor(8, 8, groups=4))),
     Block((Parallel(((), (Factor(4, 4, groups=2),)), 8, split=(4, 4), shuffle=Shuffle("interleave")), Factor(8, 8))),
     Block((Parallel(((Factor(8, 8),), (Factor(8, 8, groups=2),)), 8, join="add"), Pool(8, "avg", 2, 2))),

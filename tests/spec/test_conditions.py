@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from igcsearch.blocks import dense, igcv1, igcv2, igcv2_uniform, igcv3, xception
 from igcsearch.errors import UsageError
-from igcsearch.spec import Block, Factor, Parallel, Pool, Shuffle, conditions
+from igcsearch.spec import Block, ChannelStep, Factor, NormAct, Parallel, Pool, Shuffle, SqueezeExcitation, conditions
 from igcsearch.spec.conditions import factorizations, path_counts
 
 
-def walk(step: Factor | Pool | Parallel, arriving: Counter[int]) -> Counter[int]:
+def walk(step: Factor | ChannelStep | Parallel, arriving: Counter[int]) -> Counter[int]:
     """Oracle: paths counted by walking every single edge, without a matrix."""
-    if isinstance(step, Pool):
+    if isinstance(step, ChannelStep):
         return arriving
     leaving: Counter[int] = Counter()
     if isinstance(step, Factor):
@@ -40,7 +40,7 @@ def walk(step: Factor | Pool | Parallel, arriving: Counter[int]) -> Counter[int]
     return Counter({position: leaving[channel] for position, channel in enumerate(order) if leaving[channel]})
 
 
-def oracle(steps: tuple[Factor | Pool | Parallel, ...]) -> np.ndarray:
+def oracle(steps: tuple[Factor | ChannelStep | Parallel, ...]) -> np.ndarray:
     """Path counts, column by column, by `walk`."""
     counts = np.zeros((steps[-1].out_channels, steps[0].in_channels), dtype=int)
     for channel in range(steps[0].in_channels):
@@ -67,10 +67,13 @@ def shuffles(draw: st.DrawFn, channels: int) -> Shuffle:
 
 
 @st.composite
-def products(draw: st.DrawFn, lanes: bool = True) -> tuple[Factor | Pool | Parallel, ...]:
+def products(draw: st.DrawFn, lanes: bool = True) -> tuple[Factor | ChannelStep | Parallel, ...]:
     width = draw(st.sampled_from([4, 6, 8, 12]))
-    steps: list[Factor | Pool | Parallel] = []
+    steps: list[Factor | ChannelStep | Parallel] = []
     for _ in range(draw(st.integers(1, 4))):
+        if lanes and draw(st.integers(0, 5)) == 0:
+            alone = (NormAct(width, norm=True), SqueezeExcitation(width, 2), Pool(width))
+            steps.append(draw(st.sampled_from(alone)))
         if lanes and width % 2 == 0 and draw(st.integers(0, 3)) == 0:
             half = width // 2
             inner = (Factor(half, half, groups=draw(st.sampled_from(divisors(half)))),)
@@ -86,7 +89,7 @@ def products(draw: st.DrawFn, lanes: bool = True) -> tuple[Factor | Pool | Paral
 
 @given(products())
 @settings(max_examples=150, deadline=None)
-def test_path_counts_equal_a_walk_over_every_edge(steps: tuple[Factor | Pool | Parallel, ...]) -> None:
+def test_path_counts_equal_a_walk_over_every_edge(steps: tuple[Factor | ChannelStep | Parallel, ...]) -> None:
     expected = oracle(steps)
     np.testing.assert_array_equal(path_counts(steps), expected)
     found = conditions.paths(steps)  # closed form or counted

@@ -1,0 +1,93 @@
+"""IGCV3-D (Sun et al., BMVC 2018, arXiv 1806.00178), twice as deep as MobileNet V2 (`igcv2.md` 4.2)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from igcsearch.spec import Architecture, Problem
+
+from ..assemble import network, stage
+from ..igcv3 import igcv3
+from .reference import CIFAR10, CIFAR100, IMAGENET, Reference, millions
+
+#: (expansion t, channels c, blocks n, stride s) of each stage.
+SETTING = (
+    (1, 16, 1, 1),
+    (6, 24, 4, 2),
+    (6, 32, 6, 2),
+    (6, 64, 8, 2),
+    (6, 96, 6, 1),
+    (6, 160, 6, 2),
+    (6, 320, 1, 1),
+)
+_SMALL_IMAGES = (32, 64)  # widths whose stages have stride 2 on small images; all others, the stem too, have 1
+
+
+def igcv3_d(problem: Problem, multiplier: float = 1.0, *, small_images: bool = False) -> Architecture:
+    """Stem to 32, the stages of SETTING, 1x1 to 1280 with batch norm and ReLU6, pooling, linear.
+
+    Args:
+        multiplier: of all widths, rounded down; 1280 stays for multipliers up to 1.
+        small_images: strides of the CIFAR networks, by which 32x32 images end at 8x8.
+    """
+    width = int(32 * multiplier)
+    stages, before = [], width
+    for expansion, channels, repeats, stride in SETTING:
+        out = int(channels * multiplier)
+        stride = (2 if channels in _SMALL_IMAGES else 1) if small_images else stride
+        stages.append(stage(igcv3, before, out, repeats, stride=stride, expansion=expansion))
+        before = out
+    return network(
+        problem,
+        width,
+        stages,
+        stem_stride=1 if small_images else 2,
+        head_width=max(1280, int(1280 * multiplier)),
+        activation="relu6",
+    )
+
+
+_PAPER = "arXiv 1806.00178, table 3 (fact sheet 3.3, 4.2, 6)"
+_OTHERS = "osmr/imgclsmob (fact sheet 3.3)"
+_THEIR_COUNT = (
+    "imgclsmob's count of operations holds more than multiply-adds (340.79 M at multiplier 1, the paper 318 M)"
+)
+_IMAGENET = (
+    (1.0, 3_491_688, 318.0, 1_000_000, 0.722, _PAPER, "the paper's count of multiply-adds is 1.6 % above ours"),
+    (0.75, 2_638_084, 210.95, 10_000, 0.693, _OTHERS, _THEIR_COUNT),
+    (0.5, 1_985_528, 111.12, 10_000, 0.606, _OTHERS, _THEIR_COUNT),
+    (0.25, 1_534_020, 41.29, 10_000, 0.466, _OTHERS, _THEIR_COUNT),
+)
+
+ROWS = [
+    *(
+        Reference(
+            name=f"igcv3_d_{round(100 * multiplier):03}",
+            table="igcv3-imagenet",
+            build=partial(igcv3_d, IMAGENET, multiplier),
+            published_params=params,
+            published_macs=millions(macs),
+            note=note,
+            source=source,
+            published_accuracy=accuracy,
+            macs_unit=unit,
+        )
+        for multiplier, params, macs, unit, accuracy, source, note in _IMAGENET
+    ),
+    *(
+        Reference(
+            name=f"igcv3_d_{data}",
+            table="igcv3-cifar",
+            build=partial(igcv3_d, problem, small_images=True),
+            published_params=millions(params),
+            published_macs=millions(166),
+            note="strides as the authors told cvtower; the paper gives 2.2 M without the classifier",
+            source="arXiv 1806.00178, table 1; cvtower/SeesawNet_pytorch (fact sheet 3.2, 3.3, 4.2)",
+            published_accuracy=accuracy,
+            data=data,
+            params_unit=100_000,
+            macs_unit=1_000_000,
+        )
+        for data, problem, params, accuracy in (("cifar10", CIFAR10, 2.2, 0.9496), ("cifar100", CIFAR100, 2.3, 0.7795))
+    ),
+]
