@@ -12,7 +12,7 @@ from ..shufflenetv2 import shufflenetv2
 from .reference import IMAGENET, Reference, millions
 
 REPEATS = (4, 8, 4)
-#: Widths of V1's stem and first stage by groups and multiplier (table 1 and Megvii's code), and of V2's three stages and its last
+#: Widths of V1's stem and first stage by groups and multiplier (they meet Megvii's figures), and of V2's three stages and its last
 #: 1x1 by multiplier (table 5).
 V1 = {
     (3, 0.5): (12, 120),
@@ -34,8 +34,8 @@ def shufflenet_v1(groups: int, multiplier: float = 1.0) -> Architecture:
     """3x3 stem of stride 2, max pooling, stages of 4, 8 and 4 units, the width doubling from V1's; pooling, linear.
 
     Every stage's first unit has stride 2 and puts the pooled input in front of its new channels; the first of all begins with an
-    ungrouped 1x1. Megvii's code shuffles behind the norm, and views the channels the other way round: the same network with its
-    channels relabelled.
+    ungrouped 1x1. (Megvii's code views the channels to be shuffled the other way round, `igcv2.md` 1.4; cost and number of paths
+    are the same.)
     """
     opening, narrowest = V1[groups, multiplier]
     stages, before = [], opening
@@ -57,7 +57,7 @@ def shufflenet_v2(multiplier: float) -> Architecture:
     return network(IMAGENET, stem(3, 24, stride=2, pool=True), stages, head_width=last)
 
 
-_CLASSIFIER = "Megvii's classifier has no bias, ours has: 1,000 parameters more"
+_CLASSIFIER = "our classifier has a bias, 1,000 parameters, which the published counts seem to leave out"
 
 ROWS = [
     *(
