@@ -174,7 +174,7 @@ def test_json_round_trip_and_hash(name: str, problem: Problem) -> None:
 
 def test_proposals_use_the_budget_and_differ() -> None:
     problem = Problem(8, 1, 10, Budget(20_000))
-    space, generator = get_space("digits"), random.Random(11)
+    space, generator = get_space("digits").limited(("interleave", "random", "learned")), random.Random(11)
     networks = [space.propose(Recorder(generator=generator), problem) for _ in range(1000)]
     share = np.median([network.params / 20_000 for network in networks])
     assert 0.4 < share < 0.9

@@ -38,6 +38,7 @@ def test_json_round_trip(recipe: Recipe) -> None:
     text = json.dumps(recipe.to_dict())
     assert Recipe.from_dict(json.loads(text)) == recipe
     later = {"accumulate", "shuffle_way", "soft_share", "shuffle_lr", "shuffle_temperature", "shuffle_penalty"}
+    later |= {"groups_lr", "groups_temperature", "groups_penalty", "max_params", "max_macs"}
     default = {field.name for field in dataclasses.fields(Recipe) if getattr(recipe, field.name) == field.default}
     entries = {field.name for field in dataclasses.fields(Recipe)}
     assert set(json.loads(text)) == entries - (later & default)
