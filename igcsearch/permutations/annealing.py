@@ -19,7 +19,7 @@ from .types import Criterion, Groups
 
 _EFFORT = {
     16: (100, 10),
-    128: (200, 3),
+    128: (170, 3),
     384: (300, 1),
 }  # sweeps of an annealing and how many of them, up to so many channels
 _MOST = (500, 1)  # above
