@@ -16,7 +16,7 @@ import igcsearch  # noqa: E402
 assert "torch" not in sys.modules, "import igcsearch must not import torch"
 assert Path(igcsearch.__file__).is_relative_to(sys.prefix), f"not the installed package: {igcsearch.__file__}"
 
-names = igcsearch.list_models()
+names = igcsearch.list_models(pretrained=True)
 if not names:
     sys.exit("the wheel holds no published network: results/ needs at least one entry")
 print(f"{len(names)} networks: {', '.join(names)}")
