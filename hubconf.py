@@ -1,4 +1,4 @@
-"""torch.hub: every published network of this repository is an entry point, named as in `igcsearch.list_models()`.
+"""torch.hub: every published network of this repository is an entry point, named as in `igcsearch.list_models(pretrained=True)`.
 
     torch.hub.load("owner/igcsearch", NAME, pretrained=True)
 
