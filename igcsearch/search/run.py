@@ -111,7 +111,8 @@ def _run(
     check_budget(space, facts.problem(config.budget), config.seed)
     if config.learns:
         replace(config)  # its recipe has room for learning
-        check_proposals(space, facts.problem(config.budget), config.seed)  # and it asks for shuffles, for group counts
+        kinds = (config.shuffles, config.group_counts)
+        check_proposals(space, facts.problem(config.budget), config.seed, *kinds)  # and it asks for what is learned
     if config.latency is not None and table is None:
         table = measured_table(config, facts.problem(config.budget), emit, lambda: engine.stop)
     resumed = study is not None

@@ -156,21 +156,27 @@ def check_budget(space: Space, problem: Problem, seed: int) -> None:
     raise UsageError(f"search space {space.name!r} made none of {_TRIES:,} random proposals: {refusal}") from refusal
 
 
-def check_proposals(space: Space, problem: Problem, seed: int) -> None:
-    """Make sure, before any training, that the space makes proposals at all.
+def check_proposals(space: Space, problem: Problem, seed: int, shuffles: Sequence[str], groups: Sequence[str]) -> None:
+    """Make sure, before any training, that the space makes proposals at all, and such as learn what is asked for.
 
     Raises:
-        UsageError: what the last of 10,000 random ones says that were all refused.
+        UsageError: what the last of 10,000 random ones says that were all refused, or had nothing to learn.
     """
-    rng = random.Random(seed)
+    rng, settled = random.Random(seed), None
     for last in range(_TRIES, 0, -1):
         try:
-            space.propose(RandomTrial(rng), problem)
+            settled = nothing_learned(space.propose(RandomTrial(rng), problem), shuffles, groups)
         except UsageError:
             if last == 1:
                 raise
-        else:
+            continue
+        if settled is None:
             return
+    assert settled is not None
+    raise UsageError(
+        f"search space {space.name!r} made none of {_TRIES:,} random proposals that learn: {settled.reason}; leave --shuffle or "
+        "--groups at what is fixed, or let the space propose igcv2 or igcv3"
+    )
 
 
 def check_latency(space: str, budget: Budget, smallest_ms: float, where: str) -> None:

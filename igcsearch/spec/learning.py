@@ -81,7 +81,9 @@ class LearningRule:
             UsageError: a training of one epoch.
         """
         if epochs < 2:
-            raise UsageError(f"learned shuffles need at least 2 epochs, one soft and one hard; the recipe has {epochs}")
+            raise UsageError(
+                f"learned shuffles and group counts need at least 2 epochs, one soft and one hard; the recipe has {epochs}"
+            )
         return max(1, int(self.soft_share * epochs + 1e-9))
 
 

@@ -118,3 +118,12 @@ def test_a_study_keeps_its_question(study):
     with pytest.raises(UsageError, match="groups 'learned', not 'searched'; resume it with its own --groups"):
         run_search(config(study.parent, groups="searched", trials=3), study, resume=True)
     assert run_search(config(study.parent, groups=None), study, resume=True).config.groups == "learned"
+
+
+def test_a_space_with_nothing_to_learn_is_refused(tmp_path):
+    text = SPACE.replace("    return opened_groups(made) if", "    return made if")
+    with pytest.raises(
+        UsageError, match=r"made none of 10,000 random proposals that learn: no group counts to learn in igcv2\+igcv3"
+    ):
+        run_search(config(tmp_path, text), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
