@@ -4,7 +4,7 @@
                                  [--factors 1,2,3,8 --epochs 8 --seeds 3 --workers 2 --picture FILE.svg]
 
 The networks are `igcsearch.blocks.references.igcv2.figure_3` for the images at hand; all of the first seed are trained first.
-Printed: a row for each L with the weights of a block, its non-sparsity Q / (S C^2), paths a pair, cost, test accuracy and the paper's
+Printed: for each L the weights of a block, its non-sparsity Q / (S C^2), paths a pair, cost, test accuracy and the paper's
 (CIFAR-100); drawn: both curves, each on its own axis.
 """
 
