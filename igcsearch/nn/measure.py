@@ -38,7 +38,10 @@ def fvcore_macs(network: Network) -> FvcoreCount:
     plain = _plain_copy(network)
     analysis = FlopCountAnalysis(plain, example_images(plain, 1))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with warnings.catch_warnings():
+    with (
+        _threads(1),
+        warnings.catch_warnings(),
+    ):  # several threads take longer for one image, on a busy machine much longer
         warnings.simplefilter("ignore")  # tracing warns about Python values and its own deprecation
         operators = analysis.by_operator()
         total = analysis.total()

@@ -221,3 +221,34 @@ def test_interrupt_ends_with_the_table_and_can_go_on(tmp_path: Path, process: Ru
     assert trained >= 1
     again = process("search", *options, "--trials", trained, "--resume")
     assert again.status == 0, again.err
+
+
+def test_reproduce(igcsearch: Run) -> None:
+    rows = document(igcsearch("reproduce", "igcv2-imagenet", "--json"))
+    assert [row["name"] for row in rows] == ["igcv2_100", "igcv2_050", "igcv2_025"]
+    for row in rows:
+        assert {"table", "published_params", "params", "published_macs", "macs", "macs_fvcore", "note"} <= set(row)
+    smallest = document(igcsearch("profile", rows[-1]["name"], "--json"))
+    assert [smallest[key] for key in ("params", "macs", "macs_fvcore")] == [
+        rows[-1][key] for key in ("params", "macs", "macs_fvcore")
+    ]
+    shown = igcsearch("reproduce", "igcv3-cifar")
+    assert shown.status == 0
+    assert "2,223,498" in shown.out
+    assert "rounds to it" in shown.out
+    assert "strides as the authors told" in shown.out
+    assert igcsearch("reproduce", "igcv3-cifar", "--markdown").out.startswith("# Published tables, rebuilt\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["igcv9"], "unknown table 'igcv9' (did you mean"),
+        (["igcv3_d_100"], "is a network of table 'igcv3-imagenet', not a table"),
+        (["--json", "--markdown"], "exclude each other"),
+    ],
+)
+def test_reproduce_refuses(arguments: list[str], said: str, igcsearch: Run) -> None:
+    refused = igcsearch("reproduce", *arguments)
+    assert (refused.status, refused.out) == (2, "")
+    assert said in refused.err

@@ -20,6 +20,7 @@ COMMANDS = [
     "list",
     "profile",
     "check",
+    "reproduce",
     "train",
     "evaluate",
     "export",
