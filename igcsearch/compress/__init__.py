@@ -1,0 +1,1 @@
+"""Floor 6, compress: from a trained dense network to one of group convolutions."""

@@ -1,0 +1,238 @@
+"""A foreign module as a graph architecture with its weights, by torch.fx. Floor 6.
+
+The module is traced in eval mode for one image size; every call becomes an operation of the closed list (spec/operations.py), what
+has no such operation is an error that names it and the module it stands in. The result keeps the module's parameter names.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import UsageError
+from ..nn.graph import GraphNetwork
+from ..spec.graph import INPUT, GraphArchitecture, Node
+from ..spec.operations import OPERATIONS, Operation
+from .calls import CALLS, CALLS_BY_NAME, MODULES, Call, NotHandled
+from .moves import moved, only_moves
+
+#: Largest difference of outputs that is rounding, as a share of the largest output.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+class Traced(NamedTuple):
+    """A foreign network as a graph.
+
+    Args:
+        architecture: of the kind `graph`.
+        state_dict: its parameters and buffers.
+        difference: largest between the module's and the graph's outputs on random images, as a share of the largest output.
+    """
+
+    architecture: GraphArchitecture
+    state_dict: dict[str, Tensor]
+    difference: float
+
+
+def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: str = "graph") -> Traced:
+    """The graph of a module that maps (N, in_channels, image_size, image_size) to (N, classes). The module stays as it is.
+
+    Raises:
+        UsageError: it cannot be traced, it does something that graphs have no operation for, weights that are not finite, or an
+            output that is not one tensor of logits.
+    """
+    module = copy.deepcopy(module).cpu().eval()
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UsageError(f"{name} of the network holds values that are not finite; give weights without NaN and infinities")
+    kind = next((p.dtype for p in module.parameters()), torch.float32)
+    images = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(kind)
+    traced = _symbolic(module)
+    values = _values(traced, images)
+    output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
+    logits = values.get(output) if isinstance(output, fx.Node) else None
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise UsageError("the network's output is not one tensor of logits, (images, classes); wrap it in a module that gives them")
+    nodes, sources = _Builder(traced, values).nodes(output)
+    architecture = GraphArchitecture(in_channels, image_size, logits.shape[1], tuple(nodes), family)
+    network = GraphNetwork(architecture).to(kind).eval()
+    with torch.no_grad():
+        for name, path in sources.items():
+            layer, source = network.layer(name), traced.get_submodule(path)
+            layer.load_state_dict(source.state_dict())
+        found = network(images)
+    difference = float((found - logits).abs().max() / logits.abs().max().clamp_min(1e-30))
+    if not difference <= TOLERANCE.get(kind, 1e-2):
+        raise UsageError(
+            f"the graph made of the network differs from it by {difference:.2g} of its largest output: it does something that tracing "
+            "does not see, such as a branch on the images' values"
+        )
+    return Traced(architecture, network.state_dict(), difference)
+
+
+class _Tracer(fx.Tracer):
+    """The tracer, which remembers the module whose forward is running."""
+
+    inside = ""
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """As the base class; on an error `inside` stays at the innermost module."""
+        before, self.inside = self.inside, self.path_of_module(m)
+        made = super().call_module(m, forward, args, kwargs)
+        self.inside = before
+        return made
+
+
+def _symbolic(module: nn.Module) -> fx.GraphModule:
+    tracer = _Tracer()
+    try:
+        return fx.GraphModule(module, tracer.trace(module))
+    except Exception as error:  # whatever the module's own code raises when it is given proxies
+        inside = tracer.inside
+        where = f"module {inside!r} ({type(module.get_submodule(inside)).__name__})" if inside else type(module).__name__
+        raise UsageError(
+            f"torch.fx cannot trace {where}: {_first_line(error)}; its forward may not branch on the images' values or shapes"
+        ) from error
+
+
+def _values(traced: fx.GraphModule, images: Tensor) -> dict[fx.Node, Any]:
+    """What every node gives for the images."""
+    values: dict[fx.Node, Any] = {}
+
+    class Keeper(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            made = super().run_node(n)
+            values[n] = made.clone() if isinstance(made, Tensor) else made  # later calls may work in place
+            return made
+
+    try:
+        with torch.no_grad():
+            Keeper(traced, garbage_collect_values=False).run(images)
+    except Exception as error:
+        size = "x".join(map(str, images.shape[1:]))
+        raise UsageError(f"the network does not run on images of {size}: {_first_line(error)}") from error
+    return values
+
+
+class _Builder:
+    """Nodes of a graph from those of torch.fx, one after another."""
+
+    def __init__(self, traced: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
+        self.traced, self.values = traced, values
+        self.made: dict[str, Node] = {}
+        self.names: dict[fx.Node, str] = {}  # of what is a node of the graph
+        self.chains: dict[fx.Node, list[fx.Node]] = {}  # of what was only moved since then
+        self.first: dict[int, str] = {}  # the node of each module that was called
+        self.paths = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+
+    def nodes(self, output: fx.Node) -> tuple[list[Node], dict[str, str]]:
+        """The nodes that the output needs, and the module that each with parameters or buffers comes from."""
+        sources: dict[str, str] = {}
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                if self.names:
+                    raise UsageError("the network takes several inputs; one batch of images is needed")
+                self.names[node] = INPUT
+            elif node.op in ("call_module", "call_function", "call_method"):
+                try:
+                    self._take(node, sources)
+                except NotHandled as error:
+                    raise UsageError(
+                        f"{self._place(node)}: {error} is none of the operations that graphs know: {', '.join(OPERATIONS)}"
+                    ) from None
+        if output not in self.names:
+            raise UsageError("the network's output does not come from the images by operations that graphs know")
+        kept = _needed(self.made, self.names[output])
+        return kept, {node.name: sources[node.name] for node in kept if node.name in sources}
+
+    def _take(self, node: fx.Node, sources: dict[str, str]) -> None:
+        module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if only_moves(node, module):
+            self._move(node)
+            return
+        call = Call(node, self.values)
+        if not isinstance(self.values[node], Tensor) or not call.tensors:
+            return  # sizes and numbers; what uses them looks at their values
+        reads = tuple(map(self._name, call.tensors))
+        if module is None:
+            base = node.name
+            while base in self.paths:
+                base += "_"
+            for operation in _called(node)(call):
+                reads = (self._add(base, operation, reads),)
+        else:
+            handler = MODULES.get(type(module))
+            if handler is None:
+                raise NotHandled(type(module).__name__)
+            before, path = self.first.get(id(module)), str(node.target)
+            *extra, operation = handler(module, call)
+            for each in extra:
+                reads = (self._add(f"{path}_before", each, reads),)
+            stateful = bool(module.state_dict())
+            shares = before if stateful else None
+            reads = (self._add(path if before is None else f"{path}_again", operation, reads, shares),)
+            self.first.setdefault(id(module), reads[0])
+            if stateful and shares is None:
+                sources[reads[0]] = path
+        self.names[node] = reads[0]
+
+    def _move(self, node: fx.Node) -> None:
+        tensors = [source for source in node.all_input_nodes if source in self.names or source in self.chains]
+        if not tensors:
+            return
+        chain = [*self.chains.get(tensors[0], tensors[:1]), node]
+        operations = moved(self.traced, chain, self.values)
+        if operations is None:
+            self.chains[node] = chain
+            return
+        reads = (self.names[chain[0]],)
+        for operation in operations:
+            reads = (self._add(node.name, operation, reads),)
+        self.names[node] = reads[0]
+
+    def _name(self, source: fx.Node) -> str:
+        if source not in self.names:
+            raise NotHandled(f"what {source.name!r} gives ({'x'.join(map(str, self.values[source].shape))})")
+        return self.names[source]
+
+    def _add(self, base: str, operation: Operation, reads: tuple[str, ...], shares: str | None = None) -> str:
+        name = base
+        while name in self.made or name == INPUT:
+            name += "_"
+        self.made[name] = Node(name, operation, reads, shares)
+        return name
+
+    def _place(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return f"module {node.target!r}"
+        stack = node.meta.get("nn_module_stack") or {}
+        path = list(stack)[-1] if stack else ""
+        return f"{node.target if isinstance(node.target, str) else getattr(node.target, '__name__', node.target)} in " + (
+            f"module {path!r}" if path else "the network's forward"
+        )
+
+
+def _called(node: fx.Node) -> Any:
+    """The handler of a function or method."""
+    key = f".{node.target}" if node.op == "call_method" else node.target
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+    handler = CALLS.get(key) or CALLS_BY_NAME.get(name)
+    if handler is None:
+        raise NotHandled(name)
+    return handler
+
+
+def _needed(made: dict[str, Node], end: str) -> list[Node]:
+    """The nodes that `end` depends on, in order."""
+    wanted = {end}
+    for node in reversed(made.values()):
+        if node.name in wanted:
+            wanted |= {*node.reads, *(() if node.shares is None else (node.shares,))}
+    return [node for node in made.values() if node.name in wanted]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,235 @@
+"""The module of an architecture of the kind `graph`: one torch operation a node. Floor 3: plain, single-device code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UsageError
+from ..spec.graph import INPUT, GraphArchitecture
+from ..spec.operations import (
+    Activation,
+    AdaptivePool,
+    Add,
+    BatchNorm,
+    Concat,
+    Convolution,
+    Dropout,
+    Flatten,
+    Gather,
+    Linear,
+    Multiply,
+    Operation,
+    Pad,
+    Slice,
+    Window,
+)
+from .network import EXECUTIONS
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
+    "tanh": torch.tanh,
+    "elu": F.elu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+}
+
+
+class GraphNetwork(nn.Module):
+    """The module of a graph. Images (N, in_channels, H, W), float, to logits (N, num_classes).
+
+    Parameters stand in the state dict under the names of their nodes.
+
+    Args:
+        architecture: what to build; kept as `network.architecture`.
+        execution: as `Network`'s; both run stock operators here, `optimize_for_inference` makes what runs faster.
+    """
+
+    def __init__(self, architecture: GraphArchitecture, execution: str = "auto") -> None:
+        super().__init__()
+        self.architecture = architecture
+        self._layers: dict[str, nn.Module] = {}  # by node; a plain dict: the modules are owned under their paths
+        for node in architecture.nodes:
+            if node.shares is not None:
+                self._layers[node.name] = self._layers[node.shares]
+            elif (layer := _layer(node.operation)) is not None:
+                self._layers[node.name] = _placed(self, node.name, layer)
+        self._last = {name: node.name for node in architecture.nodes for name in node.reads}
+        self.set_execution(execution)
+
+    def set_execution(self, execution: str) -> GraphNetwork:
+        """Choose "auto" or "plain"; returns the network."""
+        if execution not in EXECUTIONS:
+            raise UsageError(f"unknown execution {execution!r}; known: {', '.join(EXECUTIONS)}")
+        self.execution = execution
+        return self
+
+    def layer(self, name: str) -> nn.Module:
+        """The module that holds a node's parameters or does its work; several nodes may share one."""
+        return self._layers[name]
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to logits (N, num_classes). What no later node reads is let go at once."""
+        made = {INPUT: x_NCHW}
+        for node in self.architecture.nodes:
+            inputs = [made[name] for name in node.reads]
+            for name in set(node.reads):
+                if self._last[name] == node.name:
+                    del made[name]
+            operation = node.operation
+            if type(operation) in _FUNCTIONS:
+                made[node.name] = _FUNCTIONS[type(operation)](operation, inputs)
+            else:
+                made[node.name] = self._layers[node.name](inputs[0])
+        return made[self.architecture.nodes[-1].name]
+
+
+class GatherLayer(nn.Module):
+    """y[:, i] = x[:, order[i]]; an interleave is a view and one copy. (N, C, ...) to (N, C, ...)."""
+
+    def __init__(self, gather: Gather) -> None:
+        super().__init__()
+        self.groups = gather.groups
+        if gather.order is not None:
+            self.register_buffer("order", torch.tensor(gather.order), persistent=False)
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        """Permute the channels."""
+        if self.groups is None:
+            return x_NC.index_select(1, cast(Tensor, self.order))
+        n, channels, *rest = x_NC.shape
+        return x_NC.reshape(n, self.groups, channels // self.groups, *rest).transpose(1, 2).reshape(x_NC.shape)
+
+
+class ImageDropout(nn.Module):
+    """In training, zeroes a whole image with probability p and scales the others by 1 / (1 - p) (stochastic depth, by row)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, ...) to (N, ...)."""
+        if not self.training or not self.p:
+            return x_NCHW
+        kept = torch.empty(len(x_NCHW), *[1] * (x_NCHW.dim() - 1), dtype=x_NCHW.dtype, device=x_NCHW.device)
+        return x_NCHW * kept.bernoulli_(1 - self.p) / (1 - self.p)
+
+
+class Norm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over dimension 1 of tensors of any number of dimensions; its state dict is `BatchNorm2d`'s."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def _layer(operation: Operation) -> nn.Module | None:
+    """The module of an operation, None for one that needs none."""
+    match operation:
+        case Convolution():
+            return nn.Conv2d(
+                operation.in_channels,
+                operation.out_channels,
+                operation.kernel_size,
+                stride=operation.stride,
+                padding=operation.padding,
+                dilation=operation.dilation,
+                groups=operation.groups,
+                bias=operation.bias,
+                padding_mode=operation.padding_mode,
+            )
+        case BatchNorm():
+            return Norm(operation.channels, operation.eps, operation.momentum, operation.affine)
+        case Linear():
+            return nn.Linear(operation.in_features, operation.out_features, operation.bias)
+        case Gather():
+            return GatherLayer(operation)
+        case Dropout(kind="image"):
+            return ImageDropout(operation.p)
+        case Dropout():
+            return nn.Dropout2d(operation.p) if operation.kind == "channel" else nn.Dropout(operation.p)
+    return None
+
+
+def _activation(operation: Activation, inputs: list[Tensor]) -> Tensor:
+    if operation.kind == "leaky_relu":
+        return F.leaky_relu(inputs[0], operation.slope)
+    if operation.kind == "gelu":
+        return F.gelu(inputs[0], approximate="tanh" if operation.tanh else "none")
+    if operation.kind == "softmax":
+        return F.softmax(inputs[0], dim=1)
+    return _ACTIVATIONS[operation.kind](inputs[0])
+
+
+def _window(operation: Window, inputs: list[Tensor]) -> Tensor:
+    sizes = (operation.kernel_size, operation.stride, operation.padding)
+    if operation.kind == "max":
+        return F.max_pool2d(inputs[0], *sizes, operation.dilation, operation.ceil_mode)
+    return F.avg_pool2d(inputs[0], *sizes, operation.ceil_mode, operation.count_include_pad)
+
+
+def _adaptive_pool(operation: AdaptivePool, inputs: list[Tensor]) -> Tensor:
+    if operation.kind == "max":
+        return F.adaptive_max_pool2d(inputs[0], operation.size)
+    if operation.size == (1, 1):
+        return inputs[0].mean(dim=(2, 3), keepdim=True)
+    return F.adaptive_avg_pool2d(inputs[0], operation.size)
+
+
+def _add(operation: Add, inputs: list[Tensor]) -> Tensor:
+    total = inputs[0]
+    for more in inputs[1:]:
+        total = total + more
+    return total
+
+
+def _multiply(operation: Multiply, inputs: list[Tensor]) -> Tensor:
+    product = inputs[0]
+    for more in inputs[1:]:
+        product = product * more
+    return product
+
+
+def _slice(operation: Slice, inputs: list[Tensor]) -> Tensor:
+    chosen = inputs[0][:, operation.start : operation.stop]
+    rows, columns = operation.steps
+    return chosen if (rows, columns) == (1, 1) else chosen[:, :, ::rows, ::columns]
+
+
+def _pad(operation: Pad, inputs: list[Tensor]) -> Tensor:
+    pairs = (operation.columns, operation.rows, operation.channels) if inputs[0].dim() == 4 else (operation.channels,)
+    return F.pad(inputs[0], [width for pair in pairs for width in pair], value=operation.value)
+
+
+#: What is computed without a module.
+_FUNCTIONS: dict[type[Operation], Callable[..., Tensor]] = {
+    Activation: _activation,
+    Window: _window,
+    AdaptivePool: _adaptive_pool,
+    Add: _add,
+    Multiply: _multiply,
+    Concat: lambda operation, inputs: torch.cat(inputs, dim=1),
+    Slice: _slice,
+    Pad: _pad,
+    Flatten: lambda operation, inputs: inputs[0].flatten(1),
+}
+
+
+def _placed(root: nn.Module, path: str, layer: nn.Module) -> nn.Module:
+    """The layer, put under a dotted path, with bare modules on the way. Names may be those of a module's methods."""
+    *folders, last = path.split(".")
+    for name in folders:
+        inner = root._modules.setdefault(name, nn.Module())
+        assert inner is not None
+        root = inner
+    root._modules[last] = layer
+    return layer
