@@ -44,6 +44,11 @@ def short(number: float | None) -> str:
     return f"{number / 1_000_000_000:.3g}G"
 
 
+def figure(number: float) -> str:
+    """A figure to three digits: 1.24, 58, 3,600; never with an exponent unless it is tiny."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
 def clock(seconds: float) -> str:
     """A time in two units at most: 0.4 s, 42 s, 3 min 05 s, 1 h 20 min, 2 d 3 h."""
     if seconds < 9.95:
