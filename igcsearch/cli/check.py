@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ..wording import DASH, figure, plural
+from ..wording import DASH, min_mean_max, plural
 from .models import find
 from .options import AsJson, Model
 from .output import print_json, print_table, say
@@ -72,10 +72,16 @@ def check(
 
 
 def _row(block: dict[str, Any]) -> list[str]:
-    counts = block["paths"]
-    numbers = f"{counts['min']} / {figure(counts['mean'])} / {counts['max']}"
     widths = " x ".join(str(width) for width in block["branch_widths"])
     ratios = [block[key] for key in ("balance", "cost_per_nat", "cost_per_nat_ratio")]
     figures = [DASH if ratio is None else f"{ratio:.2f}" for ratio in ratios]
     one = "yes" if block["one_path"] else "no"
-    return [block["block"], block["family"] or DASH, block["complementary"], one, numbers, widths, *figures]
+    return [
+        block["block"],
+        block["family"] or DASH,
+        block["complementary"],
+        one,
+        min_mean_max(block["paths"]),
+        widths,
+        *figures,
+    ]

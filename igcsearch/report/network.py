@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..spec import Architecture, Block
 from ..spec.conditions import block_report, path_counts
-from ..wording import DASH, count, figure
+from ..wording import DASH, count, min_mean_max
 from .drawing import draw_block
 from .facts import Facts
 from .html import Html, table, text
@@ -109,7 +109,6 @@ def _paths_table(architecture: Architecture) -> str:
     for name, block in architecture.blocks():
         cost, side = block.cost_at(side)
         report = block_report(block)
-        counts = report["paths"]
         rows.append(
             [
                 name,
@@ -118,7 +117,7 @@ def _paths_table(architecture: Architecture) -> str:
                 f"{side}×{side}",
                 " · ".join(str(width) for width in report["branch_widths"]),
                 _level(report["complementary"]),
-                f"{counts['min']} / {figure(counts['mean'])} / {counts['max']}",
+                min_mean_max(report["paths"]),
                 DASH if report["balance"] is None else f"{report['balance']:.2f}",
                 count(cost.params),
                 count(cost.macs),

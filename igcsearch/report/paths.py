@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from ..errors import UsageError, near
 from ..files import atomic_write
 from ..spec import Architecture, Block
 from ..spec.conditions import path_counts
-from ..wording import figure
+from ..wording import min_mean_max
 from . import drawing, heat
 from .colours import plain
 from .network import most_telling, reach
@@ -48,7 +49,7 @@ def write_paths(architecture: Architecture, path: Path, *, name: str, block: str
         atomic_write(path, picture + "\n")
     except OSError as error:
         missing = f"there is no folder '{path.parent}'; make it first"
-        reason = error.strerror or error if path.parent.is_dir() else missing
+        reason = (error.strerror or error) if path.parent.is_dir() else missing
         raise UsageError(f"picture '{path}' cannot be written: {reason}") from None
     return Written(chosen, "" if drawing.is_single(blocks[chosen]) else _note(blocks, chosen))
 
@@ -71,13 +72,13 @@ def draw_paths(block: Block, *, title: str = "") -> str:
     bottom = max(left + drawn.height, right + map_.height)
     height = bottom + 30.0
     texts = [
-        f'<text class="h" x="{_MARGIN:.0f}" y="36">{escape(title)}</text>',
-        f'<text x="{_MARGIN:.0f}" y="58">{escape(about)}</text>',
-        f'<text class="n" x="{_MARGIN:.0f}" y="{bottom + 14:.0f}">{escape(said)}</text>',
+        f'<text class="h" x="{_MARGIN:.0f}" y="36">{_text(title)}</text>',
+        f'<text x="{_MARGIN:.0f}" y="58">{_text(about)}</text>',
+        f'<text class="n" x="{_MARGIN:.0f}" y="{bottom + 14:.0f}">{_text(said)}</text>',
     ]
     return plain(
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}"><title>{escape(title)}</title>'
+        f'viewBox="0 0 {width:.0f} {height:.0f}"><title>{_text(title)}</title>'
         f"<style>{_STYLE}\n{drawing.STYLE}\n{heat.STYLE}</style>"
         f'<rect width="{width:.0f}" height="{height:.0f}" fill="#fff"/><g class="head">{"".join(texts)}</g>'
         f'<g class="igc" transform="translate({_MARGIN:.1f} {left:.1f})">{drawn.body}</g>'
@@ -92,10 +93,14 @@ _STYLE = """
 """.strip()
 
 
+def _text(words: str) -> str:
+    """Words as XML; what a name may hold and XML may not becomes the sign for that."""
+    return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", words))
+
+
 def _about(block: Block) -> str:
     """Family, widths, level, branch widths and path counts in a line."""
     report = block.report
-    counts = report["paths"]
     change = f"{block.in_channels} → " if block.in_channels != block.out_channels else ""
     widths = " · ".join(map(str, report["branch_widths"]))
     parts = [
@@ -103,9 +108,9 @@ def _about(block: Block) -> str:
         f"{change}{block.out_channels} channels",
         *([f"K = {widths}"] if widths else []),
         f"level {report['complementary']}",
-        f"paths min {counts['min']:,} / mean {figure(counts['mean'])} / max {counts['max']:,}",
+        f"paths {min_mean_max(report['paths'])} (min / mean / max)",
     ]
-    return ",  ".join(parts)
+    return ", ".join(parts)
 
 
 def _chosen(blocks: dict[str, Block], wanted: str | None, name: str) -> str:
