@@ -1,7 +1,7 @@
 """Conditions and theory of products of structured sparse kernels, under one public name. Floor 0.
 
-What a given product satisfies (path counts, level, balance) is made in `igcsearch.spec.conditions`, what products cost at the least
-and how many factors are best in `igcsearch.spec.theory`.
+What a given product satisfies (path counts, level, balance, K / ln K) is made in `igcsearch.spec.conditions`, what products cost
+at the least and how many factors are best in `igcsearch.spec.theory`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .spec.conditions import (
     is_strict,
     level,
     lower_bound,
+    mixing_cost,
     need_factorization,
     path_counts,
     paths,
@@ -50,6 +51,7 @@ __all__ = [
     "is_strict",
     "level",
     "lower_bound",
+    "mixing_cost",
     "need_factorization",
     "path_counts",
     "paths",

@@ -5,6 +5,8 @@ What stands for a missing figure is a dash; text that is read back by programs (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 DASH = "-"
 
 
@@ -42,6 +44,16 @@ def short(number: float | None) -> str:
         if number < limit:
             return f"{number / factor:.3g}{unit}"
     return f"{number / 1_000_000_000:.3g}G"
+
+
+def figure(number: float) -> str:
+    """A figure to three digits: 1.24, 58, 3,600; never with an exponent unless it is tiny."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
+
+
+def min_mean_max(counts: Mapping[str, float]) -> str:
+    """Path counts as "1 / 1.24 / 2"."""
+    return f"{counts['min']:,} / {figure(counts['mean'])} / {counts['max']:,}"
 
 
 def clock(seconds: float) -> str:

@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import UsageError, near
-from . import export, models, publish, reproduce, search, study, train, zoo
+from . import check, export, models, publish, reproduce, search, study, train, zoo
 
 DEBUG = "IGCSEARCH_DEBUG"
 
@@ -37,7 +37,7 @@ app.command("publish", rich_help_panel="Networks")(publish.publish)
 app.add_typer(zoo.app, name="zoo", rich_help_panel="Networks")
 app.command("list", rich_help_panel="Networks")(models.list_)
 app.command("profile", rich_help_panel="Networks")(models.profile)
-app.command("check", rich_help_panel="Networks")(models.check)
+app.command("check", rich_help_panel="Networks")(check.check)
 app.command("reproduce", rich_help_panel="Networks")(reproduce.reproduce)
 app.command("train", rich_help_panel="Networks")(train.train)
 app.command("evaluate", rich_help_panel="Networks")(train.evaluate)

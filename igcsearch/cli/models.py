@@ -1,4 +1,4 @@
-"""Commands about single networks: list, profile, check. Each takes a name, an entry's folder or an architecture.json."""
+"""Commands about single networks: list, profile. Each takes a name, an entry's folder or an architecture.json."""
 
 from __future__ import annotations
 
@@ -236,50 +236,3 @@ def profile(
         names = Counter(optimized["plans"])
         blocks_by_plan = ", ".join(f"{plural(number, 'block')} {name}" for name, number in names.most_common())
         print(f"{blocks_by_plan}; {optimized['macs_executed']:,} MACs executed")
-
-
-def check(network: Model, as_json: AsJson = False) -> None:
-    """Say of every block whether its factors are complementary: how many paths lead from each input to each output channel.
-
-    strict: one path, and cut anywhere both parts are group convolutions with dense branches; nearly: one or two paths; loose:
-    at least one; none: some pairs have no path. Balance is parameters over their lower bound: 1.00 is balanced.
-    Example: igcsearch check architecture.json
-    """
-    from ..spec.grouping import questions
-    from ..spec.learning import gaps
-
-    found = find(network)
-    blocks = [_checked(name, block) for name, block in found.architecture.blocks()]
-    if as_json:
-        cost = found.architecture.cost
-        head = {"name": found.name, "hash": found.architecture.hash, "key": found.architecture.key}
-        print_json({**head, "params": cost.params, "macs": cost.macs, "blocks": blocks})
-        return
-    rows = []
-    for block in blocks:
-        counts = block["paths"]
-        numbers = f"{counts['min']} / {counts['mean']:.3g} / {counts['max']}"
-        balance = "-" if block["balance"] is None else f"{block['balance']:.2f}"
-        widths = " x ".join(str(width) for width in block.get("branch_widths", []))
-        one = "yes" if block["one_path"] else "no"
-        rows.append([block["block"], block["family"] or "-", block["complementary"], one, numbers, widths, balance])
-    columns = ["block", "family", "level", "one path", ">paths min / mean / max", "branch widths K", ">balance"]
-    print_table(columns, rows, title=f"{found.name} ({found.architecture.hash})")
-    learnable, reasons = gaps(found.architecture)
-    if learnable:
-        print(f"{plural(len(learnable), 'shuffle')} still to be learned; interleaves stand in their place here")
-    asked, fixed = questions(found.architecture)
-    if asked:
-        print(
-            f"the group counts of {plural(len(asked), 'block')} are still to be learned; those they stand at are shown"
-        )
-    for reason in (*reasons, *fixed):
-        print(f"nothing to learn at {reason}")
-
-
-def _checked(name: str, block: Any) -> dict[str, Any]:
-    from ..spec.conditions import block_report
-
-    report = {"block": name, **block_report(block)}
-    report.setdefault("family", block.family)
-    return report

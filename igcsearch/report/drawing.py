@@ -11,9 +11,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 from ..spec import Block
-from .wiring import Branch, Layer, factor_edges, wire
+from .colours import plain
+from .wiring import Branch, Layer, factor_edges, hue, hues, trace, wire
 
 #: Blocks with more lines inside their branches, or wider ones, are drawn as branches alone: the lines would be a grey area.
 MOST_EDGES = 2600
@@ -22,18 +24,19 @@ _SAMPLE = 48  # lines of a shuffle, and branches of a factor, that a drawing of 
 _MANY = 60  # traced lines between two columns that, drawn bold, would hide all else
 _GAPS = {"factor": 148.0, "shuffle": 92.0, "wire": 70.0}
 _ROOM = 960.0
-_LEFT, _TOP = 26.0, 34.0
+_LEFT, _TOP, _LINE = 26.0, 34.0, 14.0  # _LINE: of labels, one for each lane, above the columns
 
 #: Style of every drawing; the page holds it once, `draw_block(..., standalone=True)` inside the picture.
 STYLE = """
 .igc{font:12px ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--igc-ink,#1c2430)}
 .igc text{fill:currentColor;text-anchor:middle}
 .igc .m{fill:var(--igc-muted,#5b6675);font-size:11px}
-.igc .e{fill:none;stroke:oklch(var(--igc-l,.6) .13 var(--h));stroke-width:1;opacity:.42}
+.igc .e,.igc .d,.igc .b{color:oklch(var(--igc-l,.6) .13 var(--h))}
+.igc .e{fill:none;stroke:currentColor;stroke-width:1;opacity:.42}
 .igc .s{stroke-width:1.3;opacity:.75}
 .igc .w{fill:none;stroke:var(--igc-muted,#5b6675);stroke-width:1;opacity:.35}
-.igc .d{fill:oklch(var(--igc-l,.6) .13 var(--h))}
-.igc .b{fill:oklch(var(--igc-l,.6) .13 var(--h) / .1);stroke:oklch(var(--igc-l,.6) .13 var(--h) / .45);stroke-width:1}
+.igc .d{fill:currentColor}
+.igc .b{fill:currentColor;fill-opacity:.1;stroke:currentColor;stroke-opacity:.45;stroke-width:1}
 .igc .n{fill:var(--igc-ink,#1c2430);fill-opacity:.035;stroke:var(--igc-ink,#1c2430);stroke-opacity:.22}
 .igc .t{fill:none;stroke:var(--igc-ink,#1c2430);stroke-width:1.6;opacity:.9}
 .igc .f{stroke-width:.8;opacity:.5}
@@ -44,10 +47,11 @@ STYLE = """
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where everything stands: x of each column, the height shared by all columns, the dots' radius."""
+    """Where everything stands: x of each column, the top and the height shared by all columns, the dots' radius."""
 
     layers: tuple[Layer, ...]
     x: tuple[float, ...]
+    top: float
     height: float
     radius: float
     single: bool  # channels one by one, or branches alone
@@ -58,7 +62,25 @@ class _Plan:
 
     def y(self, column: int, channel: float) -> float:
         """Centre of a channel; channel - 0.5 and channel + 0.5 are its borders."""
-        return _TOP + (channel + 0.5) * self.height / self.widths[column]
+        return self.top + (channel + 0.5) * self.height / self.widths[column]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A block's drawing as SVG elements, for a page or a picture to put somewhere.
+
+    Attributes:
+        body: the elements, in a rectangle of `width` by `height`.
+        top, columns: where the columns of channels begin, and how high they are.
+        wiring: columns and branches as JSON, where channels are drawn one by one; None where branches alone are.
+    """
+
+    body: str
+    width: float
+    height: float
+    top: float
+    columns: float
+    wiring: str | None
 
 
 def draw_block(block: Block, *, title: str = "", channel: int = 0, standalone: bool = False) -> str:
@@ -70,71 +92,51 @@ def draw_block(block: Block, *, title: str = "", channel: int = 0, standalone: b
         channel: the input channel whose paths are drawn bold.
         standalone: a picture file of its own (namespace and style inside) rather than a part of a page.
     """
+    drawn = sketch(block, channel)
+    wiring = "" if drawn.wiring is None else f' data-wiring="{escape(drawn.wiring)}"'
+    namespace = ' xmlns="http://www.w3.org/2000/svg"' if standalone else ""
+    style = f"<style>{STYLE}</style>" if standalone else ""
+    name = f"<title>{escape(title)}</title>" if title else ""
+    svg = (
+        f'<svg{namespace} class="igc" role="img" width="{drawn.width:.0f}" height="{drawn.height:.0f}" '
+        f'viewBox="0 0 {drawn.width:.0f} {drawn.height:.0f}"{wiring}>{name}{style}{drawn.body}</svg>'
+    )
+    return plain(svg) if standalone else svg
+
+
+def sketch(block: Block, channel: int = 0) -> Sketch:
+    """The elements of `draw_block`, with the paths of one input channel bold."""
     layers = wire(block)
-    widest = max(max(layer.in_width, layer.out_width) for layer in layers)
-    single = widest <= WIDEST and factor_edges(layers) <= MOST_EDGES
+    widest, single = _widest(layers), _is_single(layers)
     pitch = min(18.0, max(4.5, 380.0 / widest)) if single else 260.0 / widest
     # Long products move together a little, so that most blocks fit a page without scrolling.
     scale = min(1.0, max(0.74, _ROOM / sum(_GAPS[layer.kind] for layer in layers)))
     x = [_LEFT]
     for layer in layers:
         x.append(x[-1] + scale * _GAPS[layer.kind])
-    plan = _Plan(layers, tuple(x), max(widest * pitch, 96.0), min(4.2, max(1.3, pitch * 0.32)), single)
+    top = _TOP + _LINE * (max(len(layer.lanes) for layer in layers) - 1)
+    plan = _Plan(layers, tuple(x), top, max(widest * pitch, 96.0), min(4.2, max(1.3, pitch * 0.32)), single)
     parts = _boxes(plan) + _lines(plan) + _dots(plan) + _labels(plan)
     ending, width, height = _ending(plan, block)
     parts += ending
-    wiring = ""
+    wiring = None
     if single:
         parts.append(_trace_svg(plan, channel))
-        wiring = f' data-wiring="{escape(json.dumps(_wiring_data(plan), separators=(",", ":")))}"'
-    namespace = ' xmlns="http://www.w3.org/2000/svg"' if standalone else ""
-    style = f"<style>{STYLE}</style>" if standalone else ""
-    name = f"<title>{escape(title)}</title>" if title else ""
-    return (
-        f'<svg{namespace} class="igc" role="img" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}"{wiring}>{name}{style}{"".join(parts)}</svg>'
-    )
+        wiring = json.dumps(_wiring_data(plan), separators=(",", ":"))
+    return Sketch("".join(parts), width, height, top, plan.height, wiring)
 
 
-def trace(layers: Sequence[Layer], channel: int) -> list[list[tuple[int, int]]]:
-    """The lines on the paths of one input channel: for each layer the pairs (in, out) that it reaches."""
-    reached = {channel}
-    found = []
-    for layer in layers:
-        pairs = [(i, o) for branch in layer.branches for i in branch.ins if i in reached for o in branch.outs]
-        found.append(pairs)
-        reached = {o for _, o in pairs}
-    return found
+def is_single(block: Block) -> bool:
+    """True if the block's channels are drawn one by one, false if its branches alone are."""
+    return max(block.in_channels, block.out_channels) <= WIDEST and _is_single(wire(block))
 
 
-def hues(layers: Sequence[Layer]) -> list[list[float]]:
-    """A hue in degrees for each channel of each column: that of the branch which wrote it (the input: which reads it)."""
-    first = layers[0]
-    columns = [_branch_hues(first, first.in_width, inputs=True)]
-    for layer in layers:
-        if layer.kind == "factor":
-            columns.append(_branch_hues(layer, layer.out_width, inputs=False))
-        else:
-            following = [0.0] * layer.out_width
-            for branch in layer.branches:
-                following[branch.outs[0]] = columns[-1][branch.ins[0]]
-            columns.append(following)
-    return columns
+def _is_single(layers: Sequence[Layer]) -> bool:
+    return _widest(layers) <= WIDEST and factor_edges(layers) <= MOST_EDGES
 
 
-def _branch_hues(layer: Layer, width: int, *, inputs: bool) -> list[float]:
-    """From blue over green to orange, by branch; by channel where there is one branch only."""
-    if len(layer.branches) == 1:
-        return [_hue(c, width) for c in range(width)]
-    found = [0.0] * width
-    for b, branch in enumerate(layer.branches):
-        for c in branch.ins if inputs else branch.outs:
-            found[c] = _hue(b, len(layer.branches))
-    return found
-
-
-def _hue(position: int, count: int) -> float:
-    return 265.0 - 225.0 * position / max(count - 1, 1)
+def _widest(layers: Sequence[Layer]) -> int:
+    return max(max(layer.in_width, layer.out_width) for layer in layers)
 
 
 def _boxes(plan: _Plan) -> list[str]:
@@ -142,15 +144,28 @@ def _boxes(plan: _Plan) -> list[str]:
     parts = []
     for number, layer in enumerate(plan.layers):
         branches = [branch for branch in layer.branches if branch.kind == "factor"]
-        if not plan.single and len(branches) > _SAMPLE:
-            whole = Branch("factor", tuple(range(layer.in_width)), tuple(range(layer.out_width)))
-            parts.append(_box(plan, number, whole, 'class="n"'))
-            continue
-        for b, branch in enumerate(branches):
-            if len(branch.ins) > 1 or len(branch.outs) > 1 or not plan.single:
-                style = 'class="n"' if plan.single else f'class="b" style="--h:{_hue(b, len(branches)):.0f}"'
-                parts.append(_box(plan, number, branch, style))
+        position = 0
+        for (kind, *_), alike in groupby(layer.branches, key=lambda b: (b.kind, len(b.ins), len(b.outs))):
+            run = list(alike)
+            if kind != "factor":
+                continue
+            if not plan.single and len(run) > _SAMPLE:
+                parts += _crowd(plan, number, run)
+            elif len(run[0].ins) > 1 or len(run[0].outs) > 1 or not plan.single:
+                for b, branch in enumerate(run, position):
+                    style = 'class="n"' if plan.single else f'class="b" style="--h:{hue(b, len(branches)):.0f}"'
+                    parts.append(_box(plan, number, branch, style))
+            position += len(run)
     return parts
+
+
+def _crowd(plan: _Plan, number: int, run: list[Branch]) -> list[str]:
+    """One box for many branches, with their number in it."""
+    whole = Branch("factor", (run[0].ins[0], run[-1].ins[-1]), (run[0].outs[0], run[-1].outs[-1]))
+    x = (plan.x[number] + plan.x[number + 1]) / 2
+    y = (plan.y(number, sum(whole.ins) / 2) + plan.y(number + 1, sum(whole.outs) / 2)) / 2
+    said = f'<text class="m" x="{x:.1f}" y="{y + 4:.1f}">{len(run):,} branches</text>'
+    return [_box(plan, number, whole, 'class="n"'), said]
 
 
 def _box(plan: _Plan, number: int, branch: Branch, style: str) -> str:
@@ -179,9 +194,9 @@ def _lines(plan: _Plan) -> list[str]:
             for i in branch.ins:
                 piece = pieces.setdefault((branch.kind, colours[i]), [])
                 piece += [_line(plan, number, i, o) for o in branch.outs]
-        for (kind, hue), lines in pieces.items():
+        for (kind, turn), lines in pieces.items():
             style = {"factor": "e", "shuffle": "e s", "wire": "w"}[kind]
-            parts.append(f'<path class="{style}" style="--h:{hue:.0f}" d="{"".join(lines)}"/>')
+            parts.append(f'<path class="{style}" style="--h:{turn:.0f}" d="{"".join(lines)}"/>')
     return parts
 
 
@@ -193,24 +208,26 @@ def _dots(plan: _Plan) -> list[str]:
     """Channels: dots one by one, or a bar for a whole column."""
     if not plan.single:
         return [
-            f'<rect class="n" x="{x - 3:.1f}" y="{_TOP:.1f}" width="6" height="{plan.height:.1f}" rx="3"/>'
+            f'<rect class="n" x="{x - 3:.1f}" y="{plan.top:.1f}" width="6" height="{plan.height:.1f}" rx="3"/>'
             for x in plan.x
         ]
     return [
-        f'<circle class="d" style="--h:{hue:.0f}" cx="{plan.x[column]:.1f}" cy="{plan.y(column, c):.1f}" r="{plan.radius:.1f}"/>'
+        f'<circle class="d" style="--h:{turn:.0f}" cx="{plan.x[column]:.1f}" cy="{plan.y(column, c):.1f}" r="{plan.radius:.1f}"/>'
         for column, colours in enumerate(hues(plan.layers))
-        for c, hue in enumerate(colours)
+        for c, turn in enumerate(colours)
     ]
 
 
 def _labels(plan: _Plan) -> list[str]:
     """What a layer is, above it; what follows it (stride, norm, activation) and the columns' widths, below."""
-    bottom = _TOP + plan.height
+    bottom = plan.top + plan.height
     parts = []
     for number, layer in enumerate(plan.layers):
         middle = (plan.x[number] + plan.x[number + 1]) / 2
         muted = "" if layer.kind == "factor" else ' class="m"'
-        parts.append(f'<text{muted} x="{middle:.1f}" y="{_TOP - 14:.1f}">{escape(_short(layer.label))}</text>')
+        for line, label in enumerate(layer.lanes):
+            y = plan.top - 14 - _LINE * (len(layer.lanes) - 1 - line)
+            parts.append(f'<text{muted} x="{middle:.1f}" y="{y:.1f}">{escape(_short(label))}</text>')
         if layer.note:
             parts.append(f'<text class="m" x="{middle:.1f}" y="{bottom + 34:.1f}">{escape(_short(layer.note))}</text>')
     for x, width in zip(plan.x, plan.widths, strict=True):
@@ -224,8 +241,8 @@ def _short(text: str, most: int = 25) -> str:
 
 def _ending(plan: _Plan, block: Block) -> tuple[list[str], float, float]:
     """The shortcut below the block, the sum it ends in and the activation behind; with the whole drawing's size."""
-    bottom = _TOP + plan.height
-    right, middle = plan.x[-1] + 44.0, _TOP + plan.height / 2
+    bottom = plan.top + plan.height
+    right, middle = plan.x[-1] + 44.0, plan.top + plan.height / 2
     after = escape(block.activation or "")
     if block.shortcut is None:
         text = f'<text class="m" x="{right:.1f}" y="{middle + 4:.1f}">{after}</text>' if after else ""
@@ -266,7 +283,7 @@ def _wiring_data(plan: _Plan) -> dict[str, object]:
     return {
         "x": [round(x, 1) for x in plan.x],
         "w": plan.widths,
-        "top": _TOP,
+        "top": plan.top,
         "h": round(plan.height, 1),
         "r": round(plan.radius + 0.6, 1),
         "many": _MANY,

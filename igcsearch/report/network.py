@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..spec import Architecture, Block
 from ..spec.conditions import block_report, path_counts
-from ..wording import DASH, count
+from ..wording import DASH, count, min_mean_max
 from .drawing import draw_block
 from .facts import Facts
 from .html import Html, table, text
@@ -46,7 +47,7 @@ def _figures(architecture: Architecture) -> tuple[dict[str, str], str]:
     parts: list[str] = []
     size = 0
     blocks = list(architecture.blocks())
-    first = _most_telling(blocks)
+    first = most_telling(blocks)
     # The block that is shown first is drawn first, so that the limits never cost that one.
     for name, block in sorted(blocks, key=lambda item: item[0] != first):
         if block.text not in drawn and len(drawn) < _MOST_DRAWINGS:
@@ -62,7 +63,7 @@ def _figures(architecture: Architecture) -> tuple[dict[str, str], str]:
     return shown, "".join(parts)
 
 
-def _most_telling(blocks: list[tuple[str, Block]]) -> str:
+def most_telling(blocks: list[tuple[str, Block]]) -> str:
     """The block to show first: the most factors, then the most complementary, then the narrower, the earlier."""
     levels = {"strict": 0, "nearly": 1, "loose": 2, "none": 3}
     body = [item for item in blocks if item[0] != "stem"] or blocks
@@ -78,7 +79,8 @@ def _figure(number: str, name: str, block: Block, first: bool) -> str:
     level = _level(block_report(block)["complementary"])
     change = f"{block.in_channels} → " if block.in_channels != block.out_channels else ""
     drawn = draw_block(block, title=f"the factors and shuffles of {name}")
-    said = _readout(block) if "data-wiring" in drawn else "Too wide to show single channels."
+    traced = f"{reach(path_counts(block.steps))}. Point at another channel to trace it."
+    said = traced if "data-wiring" in drawn else "Too wide to show single channels."
     mark = ' data-first="1"' if first else ""
     about = f"<b>{text(name)}</b> · {text(block.family or 'block')} · {change}{block.out_channels} channels · {level}"
     return (
@@ -87,15 +89,14 @@ def _figure(number: str, name: str, block: Block, first: bool) -> str:
     )
 
 
-def _readout(block: Block) -> str:
-    """What the bold lines of the drawing show; the page's script says the same of the channel under the pointer."""
-    counts = path_counts(block.steps)[:, 0]
+def reach(counts_OI: NDArray[np.int64], channel: int = 0) -> str:
+    """What the bold lines of a drawing show; the page's script says the same of the channel under the pointer."""
+    counts = counts_OI[:, channel]
     reached = counts[counts > 0]
     low, high = int(np.min(reached)), int(np.max(reached))
     each = f"{low} path{'s' if low > 1 else ''} each" if low == high else f"{low} to {high} paths each"
     number = "all" if len(reached) == len(counts) else f"{len(reached)} of"
-    reach = f"Channel 1 of the input reaches {number} {len(counts)} output channels, {each}."
-    return f"{reach} Point at another channel to trace it."
+    return f"Channel {channel + 1} of the input reaches {number} {len(counts)} output channels, {each}"
 
 
 def _level(level: str) -> Html:
@@ -108,7 +109,6 @@ def _paths_table(architecture: Architecture) -> str:
     for name, block in architecture.blocks():
         cost, side = block.cost_at(side)
         report = block_report(block)
-        counts = report["paths"]
         rows.append(
             [
                 name,
@@ -117,7 +117,7 @@ def _paths_table(architecture: Architecture) -> str:
                 f"{side}×{side}",
                 " · ".join(str(width) for width in report["branch_widths"]),
                 _level(report["complementary"]),
-                f"{counts['min']} / {counts['mean']:.3g} / {counts['max']}",
+                min_mean_max(report["paths"]),
                 DASH if report["balance"] is None else f"{report['balance']:.2f}",
                 count(cost.params),
                 count(cost.macs),

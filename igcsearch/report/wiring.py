@@ -42,8 +42,13 @@ class Layer:
     in_width: int
     out_width: int
     branches: tuple[Branch, ...]
-    label: str
+    label: str  # of lanes that do different things, each lane's between bars
     note: str = ""
+
+    @property
+    def lanes(self) -> list[str]:
+        """The labels of its lanes, from the top."""
+        return self.label.split(" | ")
 
     @property
     def kind(self) -> str:
@@ -60,6 +65,37 @@ def wire(block: Block) -> tuple[Layer, ...]:
 def factor_edges(layers: Sequence[Layer]) -> int:
     """Lines inside branches: the sum of in_channels * out_channels / groups over the factors."""
     return sum(branch.edges for layer in layers for branch in layer.branches if branch.kind == "factor")
+
+
+def trace(layers: Sequence[Layer], channel: int) -> list[list[tuple[int, int]]]:
+    """The lines on the paths of one input channel: for each layer the pairs (in, out) that it reaches."""
+    reached = {channel}
+    found = []
+    for layer in layers:
+        pairs = [(i, o) for branch in layer.branches for i in branch.ins if i in reached for o in branch.outs]
+        found.append(pairs)
+        reached = {o for _, o in pairs}
+    return found
+
+
+def hues(layers: Sequence[Layer]) -> list[list[float]]:
+    """A hue in degrees for each channel of each column: that of the branch which wrote it (the input: which reads it)."""
+    first = layers[0]
+    columns = [_branch_hues(first, first.in_width, inputs=True)]
+    for layer in layers:
+        if layer.kind == "factor":
+            columns.append(_branch_hues(layer, layer.out_width, inputs=False))
+        else:
+            following = [0.0] * layer.out_width
+            for branch in layer.branches:
+                following[branch.outs[0]] = columns[-1][branch.ins[0]]
+            columns.append(following)
+    return columns
+
+
+def hue(position: int, count: int) -> float:
+    """Degrees from blue over green to orange."""
+    return 265.0 - 225.0 * position / max(count - 1, 1)
 
 
 def _chain(steps: tuple[Step, ...]) -> tuple[Layer, ...]:
@@ -150,5 +186,15 @@ def _side_by_side(parts: list[Layer]) -> Layer:
         branches += [branch.shifted(ins, outs) for branch in part.branches]
         ins, outs = ins + part.in_width, outs + part.out_width
     labels = [part.label for part in parts if part.label]
-    label = " | ".join(dict.fromkeys(labels))
-    return Layer(ins, outs, tuple(branches), label)
+    return Layer(ins, outs, tuple(branches), " | ".join(dict.fromkeys(labels)))
+
+
+def _branch_hues(layer: Layer, width: int, *, inputs: bool) -> list[float]:
+    """By branch; by channel where there is one branch only."""
+    if len(layer.branches) == 1:
+        return [hue(c, width) for c in range(width)]
+    found = [0.0] * width
+    for b, branch in enumerate(layer.branches):
+        for c in branch.ins if inputs else branch.outs:
+            found[c] = hue(b, len(layer.branches))
+    return found

@@ -1,12 +1,13 @@
-"""What a product of structured sparse kernels satisfies: path counts, level of complementarity, balance. Floor 0.
+"""What a product of structured sparse kernels satisfies: path counts, level of complementarity, balance, K / ln K. Floor 0.
 
 Conditions are of the product of *all* factors by channel support: a grouped 3x3 counts with its support, lanes side by
 side add, an identity shortcut does not count (`igcv2.md` 1.5). Interleaves, width changes included, are settled in closed
-form; any other product by exact counting, memoised by what it depends on (up to a second for thousands of channels).
+form; any other product by exact counting, memoised by what it depends on (0.1 s for thousands of channels).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .block import Block, Parallel, Step, check_chain
+from .block import Block, Parallel, Step, check_chain, every_factor
 from .factor import Factor
 from .steps import ChannelStep
 from .theory import weight_bound
@@ -37,31 +38,17 @@ class Paths(NamedTuple):
         return self.smallest == self.largest == 1
 
 
-def support(step: Step) -> NDArray[np.int64]:
-    """Matrix of shape (out_channels, in_channels): paths through one step, its shuffle included."""
-    if isinstance(step, Factor):
-        rows, columns = step.out_channels // step.groups, step.branch_width
-        matrix = np.kron(np.eye(step.groups), np.ones((rows, columns)))
-        return matrix.astype(np.int64)[step.order]
-    if isinstance(step, Parallel):
-        return _lanes(step)[step.order]
-    return np.eye(step.channels, dtype=np.int64)
-
-
 def path_counts(steps: Sequence[Step]) -> NDArray[np.int64]:
     """Paths from each input to each output channel over a product of steps of any kind.
 
     Returns:
-        Integer array of shape (out_channels, in_channels); exact below 2**53.
+        Integer array of shape (out_channels, in_channels); exact below 2**63.
 
     Raises:
         UsageError: no step, or steps whose widths do not meet.
     """
     _check_product(steps)
-    total = support(steps[0]).astype(np.float64)
-    for step in steps[1:]:
-        total = support(step).astype(np.float64) @ total
-    return total.astype(np.int64)
+    return _through(steps, np.eye(steps[0].in_channels, dtype=np.int64))
 
 
 def is_group_convolution(counts: NDArray[np.int64]) -> bool:
@@ -129,10 +116,24 @@ def lower_bound(factors: Sequence[Factor]) -> float:
     return weight_bound(widths, [factor.area for factor in factors])
 
 
+def mixing_cost(steps: Sequence[Step]) -> float | None:
+    """K / ln K of a whole product: sum C_l*S_l*K_l / sum C_l*ln(S_l*K_l), weights for each nat of what they join; least is e.
+
+    A term S_l*K_l is what an output channel reads. On one width Q/C is the sum of the terms; the sum of their logarithms, with
+    one path ln(S*C), is the best depth L*, at which every term is e (`igcv2.md` 1.3). Behind a channel-wise factor, 1x1 factors
+    of one K give K / ln K. Width changes and factors inside lanes count by their output channels C_l. Channel-wise factors
+    (K = 1) join no channels and are left out; None where all are. Whether channels meet is for the path counts to say.
+    """
+    mixing = [factor for factor in every_factor(tuple(steps)) if factor.branch_width > 1]
+    nats = sum(factor.out_channels * math.log(factor.area * factor.branch_width) for factor in mixing)
+    return sum(factor.weights for factor in mixing) / nats if mixing else None
+
+
 def block_report(block: Block) -> dict[str, Any]:
     """What `igcsearch check` says of a block, as JSON data; `Block.report` keeps it."""
     found = paths(block.steps)
     factors = block.factors
+    cost = mixing_cost(block.steps)
     only_factors = factors != () and not any(isinstance(step, Parallel) for step in block.steps)
     return {
         "family": block.family,
@@ -145,6 +146,8 @@ def block_report(block: Block) -> dict[str, Any]:
         "balance": balance(factors) if only_factors else None,
         "weights": sum(factor.weights for factor in factors),
         "lower_bound": lower_bound(factors) if only_factors else None,
+        "cost_per_nat": cost,
+        "cost_per_nat_ratio": None if cost is None else cost / math.e,
         "params": block.params,
     }
 
@@ -240,12 +243,21 @@ def _counted(steps: tuple[Step, ...]) -> Paths:
     return Paths(_level(smallest, largest, strict), smallest, largest, float(counts.mean()))
 
 
-def _lanes(step: Parallel) -> NDArray[np.int64]:
-    matrices = []
-    start = 0
-    for lane, width in zip(step.lanes, step.lane_widths, strict=True):
-        selected = np.zeros((width, step.in_channels), dtype=np.int64)
-        selected[np.arange(width), np.arange(start, start + width)] = 1
-        matrices.append(path_counts(lane) @ selected if lane else selected)
-        start += width if step.split is not None else 0
-    return np.concatenate(matrices) if step.join == "concat" else np.sum(matrices, axis=0)
+def _through(steps: Sequence[Step], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Paths to the channels behind `steps`, given those to the channels in front; both of shape (channels, inputs).
+
+    Every output of a branch gets the sum over its inputs, so that no matrix of a step is ever made.
+    """
+    for step in steps:
+        if isinstance(step, Factor):
+            summed = counts.reshape(step.groups, step.branch_width, -1).sum(axis=1)
+            counts = np.repeat(summed, step.out_channels // step.groups, axis=0)[step.order]
+        elif isinstance(step, Parallel):
+            counts = _lanes(step, counts)[step.order]
+    return counts
+
+
+def _lanes(step: Parallel, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    slices = [counts] * len(step.lanes) if step.split is None else np.split(counts, np.cumsum(step.split)[:-1])
+    lanes = [_through(lane, given) for lane, given in zip(step.lanes, slices, strict=True)]
+    return np.concatenate(lanes) if step.join == "concat" else np.sum(lanes, axis=0)

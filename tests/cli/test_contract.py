@@ -97,7 +97,7 @@ def test_check(entry: Path, igcsearch: Run) -> None:
     architecture = Architecture.from_json((entry / "architecture.json").read_text())
     assert [block["block"] for block in found["blocks"]] == [name for name, _ in architecture.blocks()]
     for block in found["blocks"]:
-        assert {"complementary", "one_path", "paths", "balance"} <= set(block)
+        assert {"complementary", "one_path", "paths", "balance", "cost_per_nat", "cost_per_nat_ratio"} <= set(block)
         assert block["complementary"] in ("strict", "nearly", "loose", "none")
         assert set(block["paths"]) == {"min", "max", "mean"}
         assert block["one_path"] == (block["paths"]["min"] == block["paths"]["max"] == 1)

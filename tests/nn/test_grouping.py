@@ -12,7 +12,7 @@ from igcsearch.blocks import igcv2, igcv3, network, stage
 from igcsearch.nn import build
 from igcsearch.nn.grouping import LearnedGroups
 from igcsearch.spec import Budget, Problem
-from igcsearch.spec.conditions import support
+from igcsearch.spec.conditions import path_counts
 from igcsearch.spec.grouping import GroupRule, expected_cost, opened_groups
 from igcsearch.spec.learning import hardened
 
@@ -93,7 +93,7 @@ def test_the_mask_of_gates_is_the_mean_over_all_group_counts():
         share = math.prod(values[d, 0] if one else 1 - values[d, 0] for d, one in enumerate(gates))
         count = math.prod(p for p, one in zip(question.radices[0], gates, strict=True) if not one)
         block = question.answered((count, 1))
-        mean += share * support(block.steps[0])[np.argsort(block.steps[0].order)]
+        mean += share * path_counts(block.steps[:1])[np.argsort(block.steps[0].order)]
     assert np.allclose(shares.masks(0)[0].detach().numpy(), mean, atol=1e-6)
 
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from igcsearch.blocks import igcv2
+from igcsearch.blocks import FAMILIES, igcv2
 from igcsearch.report import draw_block, draw_network
 from igcsearch.report.drawing import MOST_EDGES
 from igcsearch.report.wiring import wire
@@ -47,6 +47,15 @@ def test_wide_blocks_are_drawn_as_branches() -> None:
     assert lines(svg, "e") == 0
     assert svg.count('class="b"') == 16  # 64 branches are too many to tell apart
     assert len(svg) < 30_000
+
+
+def test_many_branches_of_a_lane_are_counted_in_their_own_box() -> None:
+    svg = draw_block(FAMILIES["shufflenetv2"](24, 116, stride=2))
+    assert svg.count(">58 branches</text>") == 1  # the channel-wise 3x3 of one lane, beside the 1x1 of the other
+    labels = re.findall(r'y="([\d.]+)">(3×3 · K = 1|1×1 dense)</text>', svg)
+    # Where two lanes do different things their labels are one above the other.
+    assert [text for _, text in labels] == ["3×3 · K = 1", "1×1 dense", "1×1 dense", "3×3 · K = 1", "1×1 dense"]
+    assert len({y for y, _ in labels[:4]}) == 2
 
 
 def test_a_standalone_drawing_is_well_formed_and_escapes_its_title() -> None:

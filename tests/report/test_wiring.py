@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from igcsearch.blocks import FAMILIES
-from igcsearch.report.drawing import hues, trace
-from igcsearch.report.wiring import Layer, factor_edges, wire
+from igcsearch.report.wiring import Layer, factor_edges, hues, trace, wire
 from igcsearch.spec import Block, ChannelStep, Factor, NormAct, Parallel, Pool, Shuffle, SqueezeExcitation
 from igcsearch.spec.block import every_factor
 from igcsearch.spec.conditions import path_counts

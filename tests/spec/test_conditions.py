@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from igcsearch.blocks import dense, igcv1, igcv2, igcv2_uniform, igcv3, xception
 from igcsearch.errors import UsageError
-from igcsearch.spec import Block, ChannelStep, Factor, NormAct, Parallel, Pool, Shuffle, SqueezeExcitation, conditions
+from igcsearch.spec import (
+    Block,
+    ChannelStep,
+    Factor,
+    NormAct,
+    Parallel,
+    Pool,
+    Shuffle,
+    SqueezeExcitation,
+    conditions,
+    theory,
+)
+from igcsearch.spec.block import every_factor
 from igcsearch.spec.conditions import factorizations, path_counts
 
 
@@ -237,6 +249,33 @@ def test_equal_budget_family_of_figure_3(branch_width: int, n: int, channels: in
     block = igcv2(channels, channels, branch_widths=(branch_width,) * n)
     assert block.report["weights"] == weights
     assert block.report["complementary"] == ("strict" if branch_width**n == channels else "nearly")
+
+
+@given(products())
+@settings(max_examples=100, deadline=None)
+def test_no_product_joins_channels_for_less_than_e(steps: tuple[Factor | ChannelStep | Parallel, ...]) -> None:
+    cost = conditions.mixing_cost(steps)
+    # One output channel after another: what it reads, and its logarithm.
+    reads = [f.area * f.branch_width for f in every_factor(steps) for _ in range(f.out_channels) if f.branch_width > 1]
+    if not reads:
+        assert cost is None
+    else:
+        assert cost == pytest.approx(sum(reads) / sum(map(math.log, reads)))
+        assert cost >= math.e
+        assert Block(steps).report["cost_per_nat_ratio"] == pytest.approx(cost / math.e)
+
+
+def test_cost_per_nat_of_the_families() -> None:
+    # Behind a channel-wise 3x3 the K / ln K of the fact sheet; n * K weights a channel for ln C nats.
+    for widths, told in (((8, 8), 3.847), ((4, 4, 4), 2.885), ((2,) * 6, 2.885)):
+        report = igcv2(64, 64, branch_widths=widths).report
+        assert report["cost_per_nat"] == pytest.approx(theory.cost_per_nat(widths[0]))
+        assert report["cost_per_nat"] == pytest.approx(sum(widths) / math.log(64))
+        assert round(report["cost_per_nat"], 3) == told
+    # IGCV1: a 3x3 of two channels reads 18 numbers; balanced terms of L* factors would be e each.
+    assert igcv1(48, 48, primary_groups=24).report["cost_per_nat"] == pytest.approx(42 / math.log(18 * 24))
+    assert Block((Factor(8, 8, 3, groups=8),)).report["cost_per_nat"] is None
+    assert Block((Factor(8, 8, 3, groups=8),)).report["cost_per_nat_ratio"] is None
 
 
 @given(products(lanes=False))
