@@ -1,6 +1,6 @@
 """What a torch call computes, as operations of a graph: modules by their type, functions and methods by their name. Floor 6.
 
-Each handler gives the operations of a call, one behind the other, or raises `NotHandled`.
+Each handler gives the operations of a call, one behind the other, or raises `UnknownCallError`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..spec.operations import (
 Operations = Sequence[Operation]
 
 
-class NotHandled(Exception):
+class UnknownCallError(Exception):
     """A call that no operation of the closed list computes; the text says which."""
 
 
@@ -61,7 +61,7 @@ class Call:
     @property
     def shape(self) -> torch.Size:
         """Of the first tensor."""
-        return self.values[self.tensors[0]].shape  # type: ignore[no-any-return]
+        return self.values[self.tensors[0]].shape
 
 
 def _flat(given: Any) -> list[Any]:
@@ -86,7 +86,7 @@ def _convolution(conv: nn.Conv2d) -> Operations:
         padding = (whole[0] // 2, whole[1] // 2)
         if any(size % 2 for size in whole):
             if conv.padding_mode != "zeros":
-                raise NotHandled(f"Conv2d with padding='same' of {conv.padding_mode}, unequal on both sides,")
+                raise UnknownCallError(f"Conv2d with padding='same' of {conv.padding_mode}, unequal on both sides,")
             rows, columns = ((size // 2, size - size // 2) for size in whole)
             before, padding = [Pad(rows=rows, columns=columns)], (0, 0)
     made = Convolution(
@@ -105,13 +105,13 @@ def _convolution(conv: nn.Conv2d) -> Operations:
 
 def _norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Operations:
     if norm.running_mean is None:
-        raise NotHandled("batch norm without running statistics")
+        raise UnknownCallError("batch norm without running statistics")
     return [BatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine)]
 
 
 def _window_of(kind: str, pool: Any) -> Operations:
     if getattr(pool, "return_indices", False) or getattr(pool, "divisor_override", None):
-        raise NotHandled("pooling with indices or another divisor")
+        raise UnknownCallError("pooling with indices or another divisor")
     size = pair(pool.kernel_size)
     stride = size if pool.stride is None else pair(pool.stride)
     dilation = pair(getattr(pool, "dilation", 1))
@@ -127,19 +127,19 @@ def _adaptive(kind: str, size: Any, shape: torch.Size) -> Operations:
 
 def _hardtanh(module: nn.Hardtanh) -> Operations:
     if (module.min_val, module.max_val) != (0.0, 6.0):
-        raise NotHandled("Hardtanh other than ReLU6")
+        raise UnknownCallError("Hardtanh other than ReLU6")
     return [Activation("relu6")]
 
 
 def _elu(module: nn.ELU) -> Operations:
     if module.alpha != 1.0:
-        raise NotHandled("ELU with another alpha")
+        raise UnknownCallError("ELU with another alpha")
     return [Activation("elu")]
 
 
 def _softplus(module: nn.Softplus) -> Operations:
     if (module.beta, module.threshold) != (1, 20):
-        raise NotHandled("Softplus with another beta")
+        raise UnknownCallError("Softplus with another beta")
     return [Activation("softplus")]
 
 
@@ -179,7 +179,7 @@ MODULES: dict[type[nn.Module], Callable[[Any, Call], Operations]] = {
 def _elementwise(operation: Operation) -> Callable[[Call], Operations]:
     def handle(call: Call) -> Operations:
         if len(call.tensors) != 2 or call.kwargs.get("alpha", 1) != 1:
-            raise NotHandled(f"{operation.op} with a number")
+            raise UnknownCallError(f"{operation.op} with a number")
         return [operation]
 
     return handle
@@ -189,21 +189,21 @@ def _mean(call: Call) -> Operations:
     dims = call.get(1, "dim")
     given = {dims} if isinstance(dims, int) else set(dims or ())
     if len(call.shape) != 4 or {dim % 4 for dim in given} != {2, 3} or call.kwargs.get("dtype"):
-        raise NotHandled("mean over other than the map")
+        raise UnknownCallError("mean over other than the map")
     return [AdaptivePool(), *(() if call.get(2, "keepdim", False) else (Flatten(),))]
 
 
 def _cat(call: Call) -> Operations:
     dim = call.get(1, "dim", 0)
     if dim % call.values[call.tensors[0]].dim() != 1:
-        raise NotHandled("concatenation other than of channels")
+        raise UnknownCallError("concatenation other than of channels")
     return [Concat()]
 
 
 def _pad(call: Call) -> Operations:
     widths, mode, value = list(call.get(1, "pad")), call.get(2, "mode", "constant"), call.get(3, "value", None)
     if mode != "constant" or any(width < 0 for width in widths) or any(widths[6:]):
-        raise NotHandled(f"padding of mode {mode}" if mode != "constant" else "negative padding")
+        raise UnknownCallError(f"padding of mode {mode}" if mode != "constant" else "negative padding")
     columns, rows, channels = ((a, b) for a, b in zip(*[iter([*widths, *[0] * (6 - len(widths))])] * 2, strict=True))
     if len(call.shape) == 2:
         columns, rows, channels = (0, 0), (0, 0), columns
@@ -213,16 +213,16 @@ def _pad(call: Call) -> Operations:
 def _max_pool(call: Call) -> Operations:
     size, stride = call.get(1, "kernel_size"), call.get(2, "stride")
     if call.get(6, "return_indices", False):
-        raise NotHandled("pooling with indices")
-    numbers = (pair(size), pair(size if not stride else stride), pair(call.get(3, "padding", 0)))
+        raise UnknownCallError("pooling with indices")
+    numbers = (pair(size), pair(stride if stride else size), pair(call.get(3, "padding", 0)))
     return [Window("max", *numbers, pair(call.get(4, "dilation", 1)), bool(call.get(5, "ceil_mode", False)))]
 
 
 def _avg_pool(call: Call) -> Operations:
     size, stride = call.get(1, "kernel_size"), call.get(2, "stride")
     if call.get(6, "divisor_override") is not None:
-        raise NotHandled("pooling with another divisor")
-    numbers = (pair(size), pair(size if not stride else stride), pair(call.get(3, "padding", 0)))
+        raise UnknownCallError("pooling with another divisor")
+    numbers = (pair(size), pair(stride if stride else size), pair(call.get(3, "padding", 0)))
     ceil, counted = bool(call.get(4, "ceil_mode", False)), bool(call.get(5, "count_include_pad", True))
     return [Window("avg", *numbers, ceil_mode=ceil, count_include_pad=counted)]
 
@@ -233,7 +233,7 @@ def _dropout(kind: str) -> Callable[[Call], Operations]:
 
 def _depth(call: Call) -> Operations:
     if call.get(2, "mode") != "row":
-        raise NotHandled("stochastic depth by batch")
+        raise UnknownCallError("stochastic depth by batch")
     return [Dropout(float(call.get(1, "p")), "image")]
 
 
@@ -251,13 +251,13 @@ def _gelu(call: Call) -> Operations:
 
 def _softmax(call: Call) -> Operations:
     if call.get(1, "dim") not in (1, 1 - len(call.shape)):
-        raise NotHandled("softmax over other than channels")
+        raise UnknownCallError("softmax over other than channels")
     return [Activation("softmax")]
 
 
 def _hardtanh_call(call: Call) -> Operations:
     if (call.get(1, "min_val", -1.0), call.get(2, "max_val", 1.0)) != (0.0, 6.0):
-        raise NotHandled("hardtanh other than ReLU6")
+        raise UnknownCallError("hardtanh other than ReLU6")
     return [Activation("relu6")]
 
 

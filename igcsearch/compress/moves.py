@@ -1,9 +1,10 @@
-"""Calls that only move numbers (views, transpositions, slices, chunks): what a chain of them does, found on numbered pixels. Floor 6."""
+"""Calls that only move numbers (views, transpositions, slices, chunks): what a chain does, found on numbered pixels. Floor 6."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..spec.operations import Flatten, Gather, Operation, Slice
-from .calls import NotHandled
+from .calls import UnknownCallError
 
 _METHODS = {
     *("view", "reshape", "permute", "transpose", "flatten", "contiguous", "chunk", "split", "squeeze", "unsqueeze"),
@@ -44,16 +45,20 @@ def moved(traced: fx.GraphModule, chain: Sequence[fx.Node], values: dict[fx.Node
     if not isinstance(result, Tensor) or result.shape[0] != source.shape[0]:
         return None
     numbers: Any = torch.arange(source.numel()).reshape(source.shape)
-    for before, node in zip(chain, chain[1:], strict=False):
+    for before, node in pairwise(chain):
         numbers = _run(traced, node, before, numbers, values)
     found, shape = numbers.numpy(), tuple(source.shape)
     if found.shape == shape and (found == np.arange(found.size).reshape(shape)).all():
         return []
     if not (found[1:] - found[:-1] == int(np.prod(shape[1:]))).all():
-        raise NotHandled(f"a move between images ({chain[-1].format_node()})")
+        raise UnknownCallError(f"a move between images ({chain[-1].format_node()})")
     first, size = found[0], shape[1:]
     if first.ndim == 1:
-        return [Flatten()] if len(size) == 3 and (first == np.arange(first.size)).all() and first.size == np.prod(size) else None
+        return (
+            [Flatten()]
+            if len(size) == 3 and (first == np.arange(first.size)).all() and first.size == np.prod(size)
+            else None
+        )
     if first.ndim != len(size):
         return None
     return _of_maps(first, size)

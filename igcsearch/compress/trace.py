@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..nn.graph import GraphNetwork
 from ..spec.graph import INPUT, GraphArchitecture, Node
 from ..spec.operations import OPERATIONS, Operation
-from .calls import CALLS, CALLS_BY_NAME, MODULES, Call, NotHandled
+from .calls import CALLS, CALLS_BY_NAME, MODULES, Call, UnknownCallError
 from .moves import moved, only_moves
 
 #: Largest difference of outputs that is rounding, as a share of the largest output.
@@ -47,7 +47,9 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
     module = copy.deepcopy(module).cpu().eval()
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UsageError(f"{name} of the network holds values that are not finite; give weights without NaN and infinities")
+            raise UsageError(
+                f"{name} of the network holds values that are not finite; give weights without NaN and infinities"
+            )
     kind = next((p.dtype for p in module.parameters()), torch.float32)
     images = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(kind)
     traced = _symbolic(module)
@@ -55,7 +57,9 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
     output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
     logits = values.get(output) if isinstance(output, fx.Node) else None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise UsageError("the network's output is not one tensor of logits, (images, classes); wrap it in a module that gives them")
+        raise UsageError(
+            "the network's output is not one tensor of logits, (images, classes); wrap it in a module that gives them"
+        )
     nodes, sources = _Builder(traced, values).nodes(output)
     architecture = GraphArchitecture(in_channels, image_size, logits.shape[1], tuple(nodes), family)
     network = GraphNetwork(architecture).to(kind).eval()
@@ -67,8 +71,8 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
     difference = float((found - logits).abs().max() / logits.abs().max().clamp_min(1e-30))
     if not difference <= TOLERANCE.get(kind, 1e-2):
         raise UsageError(
-            f"the graph made of the network differs from it by {difference:.2g} of its largest output: it does something that tracing "
-            "does not see, such as a branch on the images' values"
+            f"the graph made of the network differs from it by {difference:.2g} of its largest output: it does something that "
+            "tracing does not see, such as a branch on the images' values"
         )
     return Traced(architecture, network.state_dict(), difference)
 
@@ -92,7 +96,9 @@ def _symbolic(module: nn.Module) -> fx.GraphModule:
         return fx.GraphModule(module, tracer.trace(module))
     except Exception as error:  # whatever the module's own code raises when it is given proxies
         inside = tracer.inside
-        where = f"module {inside!r} ({type(module.get_submodule(inside)).__name__})" if inside else type(module).__name__
+        where = (
+            f"module {inside!r} ({type(module.get_submodule(inside)).__name__})" if inside else type(module).__name__
+        )
         raise UsageError(
             f"torch.fx cannot trace {where}: {_first_line(error)}; its forward may not branch on the images' values or shapes"
         ) from error
@@ -139,7 +145,7 @@ class _Builder:
             elif node.op in ("call_module", "call_function", "call_method"):
                 try:
                     self._take(node, sources)
-                except NotHandled as error:
+                except UnknownCallError as error:
                     raise UsageError(
                         f"{self._place(node)}: {error} is none of the operations that graphs know: {', '.join(OPERATIONS)}"
                     ) from None
@@ -166,7 +172,7 @@ class _Builder:
         else:
             handler = MODULES.get(type(module))
             if handler is None:
-                raise NotHandled(type(module).__name__)
+                raise UnknownCallError(type(module).__name__)
             before, path = self.first.get(id(module)), str(node.target)
             *extra, operation = handler(module, call)
             for each in extra:
@@ -195,7 +201,7 @@ class _Builder:
 
     def _name(self, source: fx.Node) -> str:
         if source not in self.names:
-            raise NotHandled(f"what {source.name!r} gives ({'x'.join(map(str, self.values[source].shape))})")
+            raise UnknownCallError(f"what {source.name!r} gives ({'x'.join(map(str, self.values[source].shape))})")
         return self.names[source]
 
     def _add(self, base: str, operation: Operation, reads: tuple[str, ...], shares: str | None = None) -> str:
@@ -210,8 +216,9 @@ class _Builder:
             return f"module {node.target!r}"
         stack = node.meta.get("nn_module_stack") or {}
         path = list(stack)[-1] if stack else ""
-        return f"{node.target if isinstance(node.target, str) else getattr(node.target, '__name__', node.target)} in " + (
-            f"module {path!r}" if path else "the network's forward"
+        return (
+            f"{node.target if isinstance(node.target, str) else getattr(node.target, '__name__', node.target)} in "
+            + (f"module {path!r}" if path else "the network's forward")
         )
 
 
@@ -221,7 +228,7 @@ def _called(node: fx.Node) -> Any:
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
     handler = CALLS.get(key) or CALLS_BY_NAME.get(name)
     if handler is None:
-        raise NotHandled(name)
+        raise UnknownCallError(name)
     return handler
 
 

@@ -145,7 +145,7 @@ def _layer(operation: Operation) -> nn.Module | None:
                 dilation=operation.dilation,
                 groups=operation.groups,
                 bias=operation.bias,
-                padding_mode=operation.padding_mode,
+                padding_mode=operation.padding_mode,  # type: ignore[arg-type]
             )
         case BatchNorm():
             return Norm(operation.channels, operation.eps, operation.momentum, operation.affine)

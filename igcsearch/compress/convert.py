@@ -1,0 +1,64 @@
+"""From masks to group convolutions: the network as it is deployed, and the one with zeros that it must equal. Floor 6."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..spec.graph import GraphArchitecture, Node
+from ..spec.operations import Convolution, Gather
+from .channels import Channels, permuted
+from .orders import Grouped, Orders
+
+
+def masked(state: Mapping[str, Tensor], orders: Orders) -> dict[str, Tensor]:
+    """The state dict with zeros where a kernel joins channels of different groups."""
+    result = dict(state)
+    for name, rows in orders.rows.items():
+        inside = torch.from_numpy(rows[:, None] == orders.columns[name])
+        weight = result[f"{name}.weight"]
+        result[f"{name}.weight"] = weight * inside[:, :, None, None].to(weight.dtype)
+    return result
+
+
+def converted(
+    graph: GraphArchitecture, state: Mapping[str, Tensor], channels: Channels, layers: list[Grouped], orders: Orders
+) -> tuple[GraphArchitecture, dict[str, Tensor]]:
+    """The network with group convolutions, and its weights: channels stored in their orders, a gather where a layer has its own.
+
+    Args:
+        state: of the dense network, masked or not.
+    """
+    weights = permuted(graph, state, channels, orders.stored)
+    by_name = {layer.name: layer for layer in layers}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        layer = by_name.get(node.name)
+        if layer is None or not isinstance(node.operation, Convolution):
+            nodes.append(node)
+            continue
+        groups, weight = layer.groups, weights[f"{node.name}.weight"]
+        reads = node.reads
+        order = orders.gathers.get(node.name)
+        if order is not None and (order != np.arange(len(order))).any():
+            weight = weight[:, torch.from_numpy(order)]
+            gather = _free(f"{node.name}_gather", graph)
+            nodes.append(Node(gather, Gather(order=tuple(order.tolist())), reads))
+            reads = (gather,)
+        width = weight.shape[1] // groups
+        weights[f"{node.name}.weight"] = torch.cat(
+            [part[:, g * width : (g + 1) * width] for g, part in enumerate(weight.chunk(groups))]
+        )
+        nodes.append(replace(node, operation=replace(node.operation, groups=groups), reads=reads))
+    return graph.with_nodes(nodes), weights
+
+
+def _free(name: str, graph: GraphArchitecture) -> str:
+    taken = {node.name for node in graph.nodes}
+    while name in taken:
+        name += "_"
+    return name
