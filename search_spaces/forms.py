@@ -5,9 +5,9 @@ C_in to C_out channels, interleaved 1x1 factors of branch widths K_2 ... K_L lea
 pair, so the condition is C_in <= K_1 * K_2 * ... * K_L <= 2 * C_in (`igcv2.md` 1.5, extended to C_in != C_out; the tests count
 the paths). Forms that cost over SPREAD times the cheapest are left out: balance is where the papers' accuracy is best.
 
-Of the others: group counts that leave no pair of channels without a path (shufflenet, monarch; loose ones too), branches of at least
-two channels (resnext), bases of which the width is a power (butterfly), reductions that leave a middle of two (resnet_bottleneck).
-Widths at which a family has no form are not offered for it (`plans.grown`): butterfly's are powers.
+Of the others: group counts that leave no pair of channels without a path (shufflenet, monarch: loose ones too), branches of two
+channels or more (resnext), bases of which the width is a power (butterfly), middles of two or more (resnet_bottleneck). Widths at
+which a family has no form are not offered for it (`plans.grown`): butterfly's are powers.
 """
 
 from __future__ import annotations
@@ -136,6 +136,10 @@ def _shufflenet_forms(number: int, spatial: int, in_channels: int, out_channels:
     return _each("groups", reversed(groups))
 
 
+def _shufflenetv2_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    return () if out_channels % 2 else ((),)
+
+
 def _resnext_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
     middle = out_channels // 2  # of branches at least two wide: one is the channel-wise 3x3
     return () if out_channels % 2 else _each("groups", (g for g in reversed(divisors(middle)) if 2 * g <= middle))
@@ -168,6 +172,7 @@ _FORMS: dict[str, Callable[[int, int, int, int], tuple[Form, ...]]] = {
     "igcv3": _igcv3_forms,
     "mobilenetv2": _mobilenetv2_forms,
     "shufflenet": _shufflenet_forms,
+    "shufflenetv2": _shufflenetv2_forms,
     "resnext": _resnext_forms,
     "resnet_bottleneck": _bottleneck_forms,
     "monarch": _monarch_forms,

@@ -57,7 +57,7 @@ class Space:
         """The space with these block families, in the order of `blocks.FAMILIES`; what else it proposes keeps its names and ranges.
 
         Args:
-            families: names of `blocks.FAMILIES`, or "all".
+            families: names of `blocks.FAMILIES`, or ("all",).
 
         Raises:
             UsageError: an unknown name, none at all, or a space that is made of no layout.

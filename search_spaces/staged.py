@@ -50,7 +50,8 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
     shuffle = trial.suggest_categorical("shuffle", SHUFFLES)
     groups = trial.suggest_categorical("groups", GROUPS)
     families = {name: start(layout, name, schedules[0]) for name in layout.families}
-    able = [name for name in families if name in LEARNING] if groups == "learned" else None
+    learning = [name for name in LEARNING if name in families] if groups == "learned" else []
+    able = [name for name in learning if budget.admits(*least(families[name]))]
     plan = named(trial, "family", families, least, budget, able)
     plan = named(trial, "residual", {"no": plan, "yes": plan._replace(residual=True)}, least, budget)
     plan = choose("schedule", [start(layout, plan.family, schedule, plan.residual) for schedule in schedules])

@@ -302,8 +302,6 @@ class SearchConfig:
             "recipe": None if recipe is None else Recipe.from_dict(recipe),
             "objectives": tuple(values.get("objectives", ("accuracy",))),
         }
-        if values.get("families") is not None:
-            parts["families"] = tuple(values["families"])
         return cls(**{"shuffle": "fixed", "groups": "searched", **values, **parts})
 
 
@@ -313,13 +311,15 @@ def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -
     Raises:
         UsageError: naming the first difference, both values and the cure.
     """
+    before: Any
+    now: Any
     for name, option in _FIXED.items():
         if name == "data":
             before, now = _data_key(stored), _data_key(asked)
         elif name == "recipe":
             before, now = _recipe_keys(stored, asked)
         elif name == "families":
-            before, now = (config.chosen_families for config in (stored, asked))
+            before, now = (",".join(config.chosen_families or ()) for config in (stored, asked))
         else:
             before, now = (getattr(config, name) for config in (stored, asked))
         if before != now:
