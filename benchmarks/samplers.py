@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from igcsearch.search import SAMPLERS, SearchConfig, Study, run_search
+from igcsearch.search import SearchConfig, Study, run_search
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec
 
@@ -101,9 +101,9 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--svg", metavar="FILE")
     given = parser.parse_args()
-    curves: dict[str, list[list[float]]] = {name: [] for name in SAMPLERS}
+    curves: dict[str, list[list[float]]] = {name: [] for name in COLOURS}
     for seed in range(given.seeds):
-        for sampler in SAMPLERS:
+        for sampler in COLOURS:
             curves[sampler].append(search(sampler, seed, given))
     marks = sorted({max(1, given.trials // 3), max(1, 2 * given.trials // 3), given.trials})
     print("| sampler | " + " | ".join(f"best after {mark}" for mark in marks) + " |")

@@ -34,7 +34,7 @@ def butterfly(
         base: K, at least 2.
         stride: of the 3x3.
         residual: add a shortcut (channel-wise 1x1 projection at a transition).
-        shuffle, shuffle_seed: behind the 3x3; any keeps it strict.
+        shuffle, shuffle_seed: behind the 3x3; where the width stays any keeps it strict.
 
     Raises:
         UsageError: a base below 2, or a width that is no power of it.

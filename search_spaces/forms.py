@@ -4,12 +4,16 @@ igcv1 and igcv2 come only strict or nearly complementary, transitions included. 
 C_in to C_out channels, interleaved 1x1 factors of branch widths K_2 ... K_L leave floor or ceil of prod K / C_in paths a
 pair, so the condition is C_in <= K_1 * K_2 * ... * K_L <= 2 * C_in (`igcv2.md` 1.5, extended to C_in != C_out; the tests count
 the paths). Forms that cost over SPREAD times the cheapest are left out: balance is where the papers' accuracy is best.
+
+Of the others: group counts that leave no pair of channels without a path (shufflenet, monarch: loose ones too), branches of two
+channels or more (resnext), bases of which the width is a power (butterfly), middles of two or more (resnet_bottleneck). Widths at
+which a family has no form are not offered for it (`plans.grown`): butterfly's are powers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -22,11 +26,22 @@ from igcsearch.spec.conditions import need_factorization
 Form = tuple[tuple[str, Any], ...]
 
 SPREAD = 1.6
-#: What a family's one number for a whole network can be: 1x1 factors of igcv2, expansion of igcv3.
-NUMBERS: dict[str, tuple[int, ...]] = {"igcv2": (2, 3, 4), "igcv3": (2, 3, 4, 6)}
+_EXPANSIONS = ("expansion", (2, 3, 4, 6))
+#: The one number that some families have for a whole network: its parameter's name and its values, the cheapest first.
+NUMBERS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "igcv2": ("factors", (2, 3, 4)),
+    "igcv3": _EXPANSIONS,
+    "mobilenetv2": _EXPANSIONS,
+}
 #: Branch widths K_1 of igcv2's 3x3.
 SPATIAL = (1, 2, 4)
 _IGCV3_GROUPS = ((4, 4), (2, 4), (4, 2), (2, 2))
+_REDUCTIONS = (8, 4, 2)
+
+
+def numbers_of(family: str) -> tuple[str, tuple[int, ...]]:
+    """The family's entry of NUMBERS; no name and 0 for one without."""
+    return NUMBERS.get(family, ("", (0,)))
 
 
 def divisors(width: int) -> tuple[int, ...]:
@@ -78,20 +93,17 @@ def forms(family: str, number: int, spatial: int, in_channels: int, out_channels
         number: of NUMBERS, 0 for a family without. igcv2 takes fewer factors where the widths do not allow so many.
         spatial: K_1 of igcv2, or the next larger one that the widths allow.
     """
+    made = _FORMS.get(family)
+    return ((),) if made is None else made(number, spatial, in_channels, out_channels)
+
+
+def _igcv1_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    # K_1 = C_in / L >= 2 (1 is Xception), or 1 at a transition; secondary branch width L: always strict
     common = math.gcd(in_channels, out_channels)
-    if family == "igcv1":
-        # K_1 = C_in / L >= 2 (1 is Xception), or 1 at a transition; secondary branch width L: always strict
-        groups = [L for L in divisors(common) if in_channels > L or in_channels != out_channels]
-        weights = {L: 9 * in_channels // L * out_channels + L * out_channels for L in groups}
-        limit = SPREAD * min(weights.values(), default=0)
-        kept = sorted((weight, L) for L, weight in weights.items() if weight <= limit)
-        return tuple((("primary_groups", L),) for _, L in kept)
-    if family == "igcv2":
-        return _igcv2_forms(number, spatial, in_channels, out_channels)
-    if family == "igcv3":
-        fits = [g for g in _IGCV3_GROUPS if in_channels % math.lcm(*g) == 0 and out_channels % g[1] == 0]
-        return tuple((("expansion", number), ("groups", g)) for g in fits)
-    return ((),)
+    groups = [L for L in divisors(common) if in_channels > L or in_channels != out_channels]
+    weights = {L: 9 * in_channels // L * out_channels + L * out_channels for L in groups}
+    limit = SPREAD * min(weights.values(), default=0)
+    return _each("primary_groups", (L for weight, L in sorted((w, L) for L, w in weights.items()) if weight <= limit))
 
 
 def _igcv2_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
@@ -105,6 +117,67 @@ def _igcv2_forms(number: int, spatial: int, in_channels: int, out_channels: int)
                 continue
             return tuple((("branch_widths", ks), ("spatial_branch_width", k)) for ks in found)
     return ()
+
+
+def _igcv3_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    fits = [g for g in _IGCV3_GROUPS if in_channels % math.lcm(*g) == 0 and out_channels % g[1] == 0]
+    return tuple((("expansion", number), ("groups", g)) for g in fits)
+
+
+def _mobilenetv2_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    return _each("expansion", (number,))
+
+
+def _shufflenet_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    # G^2 <= middle: behind the shuffle each branch of the second 1x1 reads channels of every branch of the first
+    middle = out_channels // 4
+    common = math.gcd(in_channels, middle, out_channels - in_channels)
+    groups = [g for g in (1, *divisors(common)) if g * g <= middle and out_channels >= in_channels]
+    return _each("groups", reversed(groups))
+
+
+def _shufflenetv2_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    return () if out_channels % 2 else ((),)
+
+
+def _resnext_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    middle = out_channels // 2  # of branches at least two wide: one is the channel-wise 3x3
+    return () if out_channels % 2 else _each("groups", (g for g in reversed(divisors(middle)) if 2 * g <= middle))
+
+
+def _bottleneck_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    return _each("reduction", (r for r in _REDUCTIONS if out_channels % r == 0 and out_channels >= 2 * r))
+
+
+def _monarch_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    # C_in / G^2 paths a pair, strict at 1; 4 groups, the released code's, leave more at all but the least widths
+    good = [g for g in divisors(math.gcd(in_channels, out_channels)) if g * g <= min(in_channels, out_channels)]
+    return _each("groups", reversed(good))
+
+
+def _butterfly_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
+    # log_K C_in factors of K * C_out weights each; a single one would be dense
+    counts = {K: n for K in divisors(in_channels) for n in range(2, in_channels.bit_length()) if K**n == in_channels}
+    good = counts if out_channels % in_channels == 0 else ()
+    return _each("base", sorted(good, key=lambda K: (K * counts[K], K)))
+
+
+def _each(name: str, values: Iterable[int]) -> tuple[Form, ...]:
+    return tuple(((name, value),) for value in values)
+
+
+_FORMS: dict[str, Callable[[int, int, int, int], tuple[Form, ...]]] = {
+    "igcv1": _igcv1_forms,
+    "igcv2": _igcv2_forms,
+    "igcv3": _igcv3_forms,
+    "mobilenetv2": _mobilenetv2_forms,
+    "shufflenet": _shufflenet_forms,
+    "shufflenetv2": _shufflenetv2_forms,
+    "resnext": _resnext_forms,
+    "resnet_bottleneck": _bottleneck_forms,
+    "monarch": _monarch_forms,
+    "butterfly": _butterfly_forms,
+}
 
 
 #: The forms of a stage's first block and of the others.

@@ -16,7 +16,7 @@ from igcsearch.spec import Architecture, Cost, Problem, Stage
 from igcsearch.spec.grouping import opened_groups
 from igcsearch.spec.learning import opened
 
-from .forms import NUMBERS, SPATIAL, Form, StageForm, block, cheapest_cost, stage_cost, stage_forms
+from .forms import SPATIAL, Form, StageForm, block, cheapest_cost, numbers_of, stage_cost, stage_forms
 
 
 class Schedule(NamedTuple):
@@ -42,10 +42,12 @@ class Layout:
         other: what to use for images of another size.
         schedules: of which a problem can use those that leave a map of at least `last_size`.
         widths: of the stem, ascending; each stage's is that of the one before times one of `growths`, in halves (3 is
-            1.5 times), and must be even, without prime factors above 5: it then has forms in every family.
+            1.5 times), and must be even, without prime factors above 5, and have forms in the family (`forms.py`); of those
+            that a layout has by default, all such widths have.
         widest: of any stage.
         depths: blocks of a stage, ascending.
         heads: width of a 1x1 convolution before the pooling over the last stage's, in halves, ascending; 0 is none.
+        families: to choose from; a search may ask for others (`Space.with_families`).
     """
 
     name: str
@@ -93,26 +95,28 @@ class Plan(NamedTuple):
 def start(layout: Layout, family: str, schedule: Schedule, residual: bool = False) -> Plan:
     """The cheapest plan of a family and schedule: one block a stage, everywhere the least width."""
     stages = len(schedule.stages)
-    widths = (layout.widths[0],) * (stages + 1)
-    return Plan(family, schedule, (1,) * stages, widths, NUMBERS.get(family, (0,))[0], residual=residual)
+    number = numbers_of(family)[1][0]
+    return Plan(family, schedule, (1,) * stages, least_grown(layout, family, (2,) * stages), number, residual=residual)
 
 
 @lru_cache(maxsize=65536)
-def grown(layout: Layout, width: int, growths: tuple[int, ...]) -> tuple[int, ...]:
+def grown(layout: Layout, family: str, width: int, growths: tuple[int, ...]) -> tuple[int, ...]:
     """Widths of a stem of that width and the stages behind it; empty where one is not allowed (see `Layout`)."""
     widths = [width]
     for growth in growths:
-        doubled = widths[-1] * growth
+        before, doubled = widths[-1], widths[-1] * growth
         if doubled % 4 or doubled > 2 * layout.widest or not _is_smooth(doubled):
+            return ()
+        if not stage_forms(family, numbers_of(family)[1][0], SPATIAL[0], before, doubled // 2, True):
             return ()
         widths.append(doubled // 2)
     return tuple(widths)
 
 
 @lru_cache(maxsize=65536)
-def least_grown(layout: Layout, growths: tuple[int, ...]) -> tuple[int, ...]:
+def least_grown(layout: Layout, family: str, growths: tuple[int, ...]) -> tuple[int, ...]:
     """`grown` from the least width of the layout that allows it; empty where none does."""
-    return next((widths for width in layout.widths if (widths := grown(layout, width, growths))), ())
+    return next((widths for width in layout.widths if (widths := grown(layout, family, width, growths))), ())
 
 
 def options_of(plan: Plan, s: int) -> tuple[StageForm, ...]:
@@ -199,8 +203,10 @@ def build(
 
 
 def any_shuffle(family: str, form: Form, in_channels: int, out_channels: int) -> bool:
-    """True if any permutation behind the 3x3 keeps the block's level: igcv2's channel-wise 3x3 without a width change."""
-    return family == "igcv2" and dict(form)["spatial_branch_width"] == 1 and in_channels == out_channels
+    """True if any permutation behind the 3x3 keeps the block's level: a channel-wise 3x3 without a width change, of products."""
+    if in_channels != out_channels:
+        return False
+    return family == "butterfly" or (family == "igcv2" and dict(form)["spatial_branch_width"] == 1)
 
 
 def _is_smooth(width: int) -> bool:

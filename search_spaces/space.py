@@ -11,19 +11,24 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from igcsearch.blocks import FAMILIES
 from igcsearch.errors import UsageError, near
 from igcsearch.spec import Architecture, Budget, Problem
 
+from . import staged
 from .choices import Limited, Trial
+from .plans import Layout
 
 #: The spaces that come with the package: modules of this folder with `space`, `smallest` and a first line that says what for.
-SPACES = ("digits", "cifar", "mobile")
+SPACES = ("digits", "cifar", "mobile", "igcv2_figure3")
+ALL = "all"  # every family of blocks.FAMILIES
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,36 @@ class Space:
     propose: Callable[[Trial, Problem], Architecture]
     summary: str = ""
     _smallest: Callable[[Problem], Architecture] | None = None
+    _layout: Layout | None = None
+
+    @property
+    def families(self) -> tuple[str, ...] | None:
+        """The block families that its parameter "family" chooses from; None where the space does not say."""
+        return None if self._layout is None else self._layout.families
+
+    def with_families(self, families: Sequence[str]) -> Space:
+        """The space with these block families, in the order of `blocks.FAMILIES`; what else it proposes keeps its names and ranges.
+
+        Args:
+            families: names of `blocks.FAMILIES`, or ("all",).
+
+        Raises:
+            UsageError: an unknown name, none at all, or a space that is made of no layout.
+        """
+        if self._layout is None:
+            raise UsageError(
+                f"space {self.name!r} has block families of its own, which cannot be chosen: leave --families out, or choose "
+                "them in the space digits, cifar or mobile"
+            )
+        for name in families or ("",):
+            if name not in (*FAMILIES, ALL):
+                raise UsageError(
+                    f"unknown family {name!r}{near(name, FAMILIES)}; families: {', '.join(FAMILIES)}; or {ALL}"
+                )
+        chosen = tuple(name for name in FAMILIES if name in families or ALL in families)
+        layout = self._layout if chosen == self.families else _with_families(self._layout, chosen)
+        propose, smallest = partial(staged.propose, layout=layout), partial(staged.smallest, layout=layout)
+        return replace(self, propose=propose, _smallest=smallest, _layout=layout)
 
     def smallest(self, problem: Problem) -> Architecture | None:
         """The network of the space that is nearest to the problem's budget from below or, where none meets it, from above.
@@ -54,7 +89,16 @@ class Space:
         """The space with only some kinds of shuffles (interleave, random, learned) and group counts (searched, learned).
 
         A space that offers no learned ones is left as it is; where they are among those asked for, its proposals are refused.
+
+        Raises:
+            UsageError: group counts are all to be learned, and none of the space's families has any to learn.
         """
+        learning = staged.LEARNING
+        if tuple(groups) == ("learned",) and self.families and not set(self.families) & set(learning):
+            raise UsageError(
+                f"families {', '.join(self.families)} have no group counts to learn; give {' or '.join(learning)} too, or "
+                "leave --groups at searched"
+            )
 
         def propose(trial: Trial, problem: Problem) -> Architecture:
             limited = Limited(trial, shuffles, groups)
@@ -82,12 +126,18 @@ def get_space(spec: str) -> Space:
     """
     if spec in SPACES:
         module = importlib.import_module(f"{__package__}.{spec}")
-        return Space(spec, module.space, _first_line(module), module.smallest)
+        return Space(spec, module.space, _first_line(module), module.smallest, getattr(module, "LAYOUT", None))
     if ":" in spec or spec.endswith(".py"):
         return _user_space(spec)
     raise UsageError(
         f"unknown space {spec!r}{near(spec, SPACES)}; spaces: {', '.join(SPACES)}, or your own as file.py:function"
     )
+
+
+@lru_cache(maxsize=1024)
+def _with_families(layout: Layout, families: tuple[str, ...]) -> Layout:
+    """The same object for the same families: what is known of a layout is found by identity."""
+    return replace(layout, families=families)
 
 
 def _user_space(spec: str) -> Space:
@@ -191,4 +241,4 @@ def _first_line(what: Any) -> str:
     return (inspect.getdoc(what) or "").partition("\n")[0]
 
 
-__all__ = ["SPACES", "Space", "get_space"]
+__all__ = ["ALL", "SPACES", "Space", "get_space"]

@@ -15,7 +15,7 @@ from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Cost, Problem
 
 from .choices import Trial, fill, named, ranked
-from .forms import NUMBERS, SPATIAL, StageForm
+from .forms import SPATIAL, StageForm, numbers_of
 from .plans import Layout, Plan, Schedule, build, grown, learnable, least_grown, options_of, plan_cost, start
 
 #: What shuffles can be where a block leaves it open; a search asks for some of them alone (`choices.limited`).
@@ -24,7 +24,7 @@ SHUFFLES = ("interleave", "random", "learned")
 EMPHASIS = 1.25
 #: Group counts: searched as parameters, or learned in training wherever there is something to learn (spec/grouping.py).
 GROUPS = ("searched", "learned")
-#: The families that have something to learn of that kind, with a channel-wise 3x3.
+#: The families that are proposed where group counts are learned, with a channel-wise 3x3.
 LEARNING = ("igcv2", "igcv3")
 
 
@@ -50,23 +50,29 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
     shuffle = trial.suggest_categorical("shuffle", SHUFFLES)
     groups = trial.suggest_categorical("groups", GROUPS)
     families = {name: start(layout, name, schedules[0]) for name in layout.families}
-    able = [name for name in families if name in LEARNING] if groups == "learned" else None
+    learning = [name for name in LEARNING if name in families] if groups == "learned" else []
+    able = [name for name in learning if budget.admits(*least(families[name]))]
     plan = named(trial, "family", families, least, budget, able)
     plan = named(trial, "residual", {"no": plan, "yes": plan._replace(residual=True)}, least, budget)
     plan = choose("schedule", [start(layout, plan.family, schedule, plan.residual) for schedule in schedules])
     # what a family or schedule does not use has one option, the plan as it is
     for s in range(layout.most_stages):
         growths = [_put(plan.growths, s, growth) for growth in layout.growths] if s < plan.stages else []
-        every = [plan._replace(widths=widths) for growth in growths if (widths := least_grown(layout, growth))]
+        every = [
+            plan._replace(widths=widths) for growth in growths if (widths := least_grown(layout, plan.family, growth))
+        ]
         plan = choose(f"growth{s + 1}", every or [plan])
-    for name, family in (("factors", "igcv2"), ("expansion", "igcv3")):
-        numbers = NUMBERS[family] if plan.family == family else (plan.number,)
+    own, every_number = numbers_of(plan.family)
+    for name in ("factors", "expansion"):
+        numbers = every_number if name == own else (plan.number,)
         plan = choose(name, [plan._replace(number=number) for number in numbers])
     widths_of_3x3 = SPATIAL if plan.family == "igcv2" and groups == "searched" else SPATIAL[:1]
     plan = choose("spatial", [plan._replace(spatial=k) for k in widths_of_3x3])
     if len(layout.heads) > 1:
         plan = choose("head", [plan._replace(head=head) for head in layout.heads])
-    every = [plan._replace(widths=widths) for w in layout.widths if (widths := grown(layout, w, plan.growths))]
+    every = [
+        plan._replace(widths=widths) for w in layout.widths if (widths := grown(layout, plan.family, w, plan.growths))
+    ]
     plan = choose("width", every, EMPHASIS)
     for s in range(layout.most_stages):
         depths = layout.depths if s < plan.stages else ()
@@ -81,6 +87,7 @@ def propose(trial: Trial, problem: Problem, layout: Layout) -> Architecture:
             fits = (option for option in strict_first if budget.admits(*plan_cost(plan, problem, option)))
             options = [next(fits, options[0])]
         chosen = ranked(trial, f"branches{s + 1}", options, lambda forms: plan_cost(plan, problem, forms), budget)
+    groups = groups if plan.family in LEARNING else "searched"
     return build(plan, chosen, problem, activation=activation, shuffle=shuffle, groups=groups)
 
 

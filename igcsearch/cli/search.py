@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..search import SearchConfig, Study, events
 
 #: The data of a space where the user names none; other spaces have no obvious one.
-DEFAULT_DATA = {"digits": "digits", "cifar": "cifar10"}
+DEFAULT_DATA = {"digits": "digits", "cifar": "cifar10", "igcv2_figure3": "cifar100"}
 
 _BUDGET = "Budget (hard limits)"
 _HOW = "How it searches"
@@ -29,7 +29,7 @@ def search(
         str,
         typer.Argument(
             metavar="SPACE",
-            help="digits, cifar (32x32), mobile (224x224), or your own: file.py:function.",
+            help="digits, cifar (32x32), mobile (224x224); igcv2_figure3, a grid of six networks; or your own: file.py:function.",
             show_default=False,
         ),
     ],
@@ -38,7 +38,7 @@ def search(
         typer.Option(
             "--data",
             metavar="DATA",
-            help=options.DATA_HELP + " Default: digits for digits, cifar10 for cifar.",
+            help=options.DATA_HELP + " Default: digits for digits, cifar10 for cifar, cifar100 for igcv2_figure3.",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -116,7 +116,10 @@ def search(
     sampler: Annotated[
         str,
         typer.Option(
-            "--sampler", metavar="tpe|nsga2|random|evolution", help="What proposes candidates.", rich_help_panel=_HOW
+            "--sampler",
+            metavar="tpe|nsga2|random|evolution|grid",
+            help="What proposes candidates. grid: every point of a space that is one, each once, in order.",
+            rich_help_panel=_HOW,
         ),
     ] = "tpe",
     objective: Annotated[
@@ -154,6 +157,17 @@ def search(
             metavar="searched|learned|any",
             help="Group counts: parameters of the search, or learned with the weights under --max-params and --max-macs "
             "(strict IGCV2 blocks and IGCV3). Default: searched.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    families: Annotated[
+        str | None,
+        typer.Option(
+            "--families",
+            metavar="NAME[,NAME...]|all",
+            help="Block families that digits, cifar and mobile choose from, of igcv1, igcv2, igcv3, xception, mobilenet, "
+            "mobilenetv2, shufflenet, shufflenetv2, resnet_basic, resnet_bottleneck, resnext, monarch, butterfly, dense. "
+            "Default: igcv1,igcv2,igcv3,xception,dense.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -265,6 +279,7 @@ def search(
         checkpoints=checkpoints,
         shuffle=shuffle,
         groups=groups,
+        families=None if families is None else tuple(part.strip() for part in families.split(",")),
         epochs=epochs,
         overrides={name: value for name, value in overrides.items() if value is not None},
         **options.latency_fields(latency_device, latency_batch, latency_threads, latency_time),
@@ -343,7 +358,7 @@ def run(
         print(f"to go on: the same command with --out {out} --resume")
     elif study.best() is not None:
         print(f"next: igcsearch publish {out} --top 1 --seeds 3")
-    elif ended == "settled":  # nothing was found, and nothing will be
+    elif ended in ("settled", "grid"):  # nothing was found, and nothing will be
         return 1
     return {"interrupted": 130, "failures": 1}.get(ended, 0)
 

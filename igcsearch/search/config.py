@@ -16,13 +16,14 @@ from typing import Any
 
 from igcsearch.errors import UsageError, near
 from igcsearch.machine import available_cores
+from igcsearch.search_spaces import SPACES, get_space
 from igcsearch.spec import Budget
 from igcsearch.spec.learning import LearningRule
 from igcsearch.training import DATA_NAMES, DataSpec, Recipe
 
 from .latency import LatencySetting
 
-SAMPLERS = ("tpe", "nsga2", "random", "evolution")
+SAMPLERS = ("tpe", "nsga2", "random", "evolution", "grid")
 STOPPING = ("auto", "none", "halving", "hyperband")
 COSTS = ("params", "macs", "latency")
 ENGINES = ("local", "ray")
@@ -50,6 +51,7 @@ _FIXED = {
     "stopping": "--stopping",
     "shuffle": "--shuffle",
     "groups": "--groups",
+    "families": "--families",
 }
 
 _RAY_ONLY = ("address", "gpus_per_candidate", "cpus_per_candidate", "max_concurrent", "devices_per_candidate")
@@ -70,7 +72,7 @@ class SearchConfig:
             entries in `overrides` where they are given. With a recipe those two are not read.
         trials: candidates trained (complete and stopped) in the whole study.
         timeout_s: wall-clock limit of one run in seconds; what then trains is kept for `resume`.
-        sampler: tpe, nsga2, random or evolution.
+        sampler: tpe, nsga2, random or evolution; or grid: every point of a space without floats, each once.
         objectives: ("accuracy",), or ("accuracy", one of params, macs, latency) for a Pareto search.
         stopping: auto, none, halving (by non-dominated rank against a cost) or hyperband (for the single objective only).
         workers: training processes on this machine.
@@ -93,6 +95,8 @@ class SearchConfig:
             space leaves it open. None: interleave, or what the study has that is resumed.
         groups: searched (parameters of the space), learned (in the training of each candidate, under the budget) or any of these.
             None: searched, or what the study has that is resumed.
+        families: block families that the space chooses from, names of `igcsearch.blocks.FAMILIES` or "all"; kept in the order of
+            FAMILIES. None: the space's own, or what the study has that is resumed.
         latency_device: where the networks will run, cpu or cuda, for the budget and the objective of latency; of the
             coordinator's machine, whatever device trains.
         latency_batch: images in a pass there.
@@ -125,6 +129,7 @@ class SearchConfig:
     checkpoints: str | None = None
     shuffle: str | None = None
     groups: str | None = None
+    families: tuple[str, ...] | None = None
     latency_device: str = "cpu"
     latency_batch: int = 1
     latency_threads: int = 1
@@ -134,6 +139,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
+        if self.families is not None:
+            object.__setattr__(self, "families", get_space(self.space).with_families(self.families).families)
         for name in ("trials", "workers", "threads_per_worker", "epochs", "seed", *_COUNTS):
             value, low = getattr(self, name), 0 if name == "seed" else 1
             if not (name in _OPTIONAL and value is None) and (
@@ -250,6 +257,11 @@ class SearchConfig:
         return GROUPS[self.groups or "searched"]
 
     @property
+    def chosen_families(self) -> tuple[str, ...] | None:
+        """What the space chooses from, of block families; None where that is all its own."""
+        return self.families or (get_space(self.space).families if self.space in SPACES else None)
+
+    @property
     def given(self) -> dict[str, Any]:
         """The entries of the recipe that were given while the rest is left to the data."""
         given = {**self.overrides, **({} if self.epochs is None else {"epochs": self.epochs})}
@@ -299,13 +311,17 @@ def check_same_question(stored: SearchConfig, asked: SearchConfig, where: str) -
     Raises:
         UsageError: naming the first difference, both values and the cure.
     """
+    before: Any
+    now: Any
     for name, option in _FIXED.items():
         if name == "data":
             before, now = _data_key(stored), _data_key(asked)
         elif name == "recipe":
             before, now = _recipe_keys(stored, asked)
+        elif name == "families":
+            before, now = (",".join(config.chosen_families or ()) for config in (stored, asked))
         else:
-            before, now = getattr(stored, name), getattr(asked, name)
+            before, now = (getattr(config, name) for config in (stored, asked))
         if before != now:
             was, given = _difference(before, now)
             cure = f"resume it with its own {option}, or give another output folder (on a server: another --study)"
@@ -320,6 +336,8 @@ def question_name(config: SearchConfig) -> str:
         del values["shuffle"]
     if config.groups in (None, "searched"):
         del values["groups"]
+    if config.chosen_families == replace(config, families=None).chosen_families:
+        del values["families"]
     if config.latency not in (None, LatencySetting()):  # studies had names before they could say this
         values["latency"] = asdict(config.latency)
     values["recipe"] = config.given if config.recipe is None else config.recipe.to_dict()

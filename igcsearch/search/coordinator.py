@@ -262,8 +262,9 @@ class Coordinator:
 
     @property
     def remaining(self) -> int:
-        """Candidates to train until the limit, those under way included."""
-        return max(0, self.config.trials - self.counts.trained)
+        """Candidates to train until the limit or the end of a grid, those under way included."""
+        asked, left = max(0, self.config.trials - self.counts.trained), self._proposer.left
+        return asked if left is None else min(asked, left + len(self._running))
 
     # ------------------------------------------------------------------ proposing
 
@@ -276,18 +277,22 @@ class Coordinator:
         if self._place.shared and self._clock() >= self._absorbed + ABSORB_S:
             self._absorb()
         if self.remaining == 0:
-            self._end("trials", f"{self.counts.trained} candidates are trained, {self.config.trials} were asked for")
-        if self._in_a_row >= MAX_SETTLED:
+            trained = f"{self.counts.trained} candidates are trained, {self.config.trials} were asked for"
+            if self.counts.trained >= self.config.trials:
+                self._end("trials", trained)
+            else:
+                self._end(
+                    "grid",
+                    f"the grid is exhausted: each of its {self._proposer.points:,} points was proposed; {trained}",
+                )
+        if self._proposer.points is None and self._in_a_row >= MAX_SETTLED:
             why = ", ".join(f"{n:,} {_KINDS.get(kind, kind)}" for kind, n in self._kinds.most_common())
             what = f"{MAX_SETTLED:,} proposals in a row were settled without training ({why}; the last: {self._last_reason})"
             self._end("settled", f"{what}; widen the space or the budget")
         if self.ended is not None or self.expired or len(self._running) >= self.remaining:
             return True
         # Where others train the rest, only what a dead one left is to be done here.
-        return not self._place.room(self.config.trials) and not self._waiting()
-
-    def _waiting(self) -> bool:
-        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        return not self._place.room(self.config.trials) and not self._proposer.waiting
 
     def _propose(self) -> _Running | None:
         """Ask for one proposal; None if it was settled."""

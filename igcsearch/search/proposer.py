@@ -15,6 +15,7 @@ from igcsearch.spec import Architecture, Problem
 
 from .candidate import CANDIDATE, INTERRUPTED, ORIGIN, RESULT, RETRY_OF, STATE, describe, was_interrupted
 from .config import SearchConfig
+from .grid import Grid, GridSampler
 from .jobs import DataFacts
 from .latency import LatencyTable
 from .samplers import derived_seed, make_sampler
@@ -77,6 +78,7 @@ class Proposer:
         self._problem: Problem = facts.problem(config.budget)
         self._salt = f" of {salt}" if salt else ""
         self._seen: dict[str, int] = {}
+        self._grid = Grid(space, self._problem) if config.sampler == "grid" else None
         self._asked = 0  # proposals so far, those of dead runs that come again not counted
 
     def remember(self, frozen: FrozenTrial) -> None:
@@ -85,10 +87,28 @@ class Proposer:
         if CANDIDATE in frozen.user_attrs:  # as it was proposed: training may have made another architecture of it
             self._seen[frozen.user_attrs[CANDIDATE]["key"]] = frozen.number
 
+    @property
+    def points(self) -> int | None:
+        """Points of the grid; None where the search is of no grid."""
+        return None if self._grid is None else len(self._grid.points)
+
+    @property
+    def left(self) -> int | None:
+        """Points still to be proposed, those of dead runs included; None where the search is of no grid."""
+        return None if self._grid is None else len(self._grid.left(self._study)) + self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Candidates of dead runs that are to be asked for again."""
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
     def propose(self) -> Proposal | Rejected | None:
         """The next proposal; None for one that came to nothing, because others were faster."""
         seed = derived_seed(self._config.seed, f"proposal {self._asked}{self._salt}")
-        self._study.sampler = make_sampler(self._config.sampler, seed, self._population)
+        if self._grid is None:
+            self._study.sampler = make_sampler(self._config.sampler, seed, self._population)
+        else:
+            self._study.sampler = GridSampler(self._grid.left(self._study))
         trial = self._study.ask()
         self._asked += 1
         try:

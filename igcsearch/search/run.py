@@ -23,6 +23,7 @@ from .config import SearchConfig, check_same_question, question_name, space_sha2
 from .coordinator import Coordinator, Plan
 from .engines import Engine
 from .engines.make import make_engine
+from .grid import grid_points
 from .inherit import Inheritance
 from .jobs import DataFacts
 from .latency import TABLE, LatencyTable, stored_table
@@ -109,6 +110,8 @@ def _run(
     facts = engine.start()
     config = replace(config, recipe=Recipe.from_dict(facts.recipe))
     check_budget(space, facts.problem(config.budget), config.seed)
+    if config.sampler == "grid":
+        grid_points(space, facts.problem(config.budget))  # raises where it is none
     if config.learns:
         replace(config)  # its recipe has room for learning
         kinds = (config.shuffles, config.group_counts)
@@ -173,7 +176,9 @@ def _run(
 
 def space_of(config: SearchConfig) -> Space:
     """The search's space, which proposes what the search leaves open."""
-    return get_space(config.space).limited(config.shuffles, config.group_counts)
+    space = get_space(config.space)
+    space = space if config.families is None else space.with_families(config.families)
+    return space.limited(config.shuffles, config.group_counts)
 
 
 def measured_table(
@@ -228,7 +233,12 @@ def _refuse_existing(place: Place, resume: bool) -> None:
 def _same_question(place: Place, study: optuna.Study, config: SearchConfig) -> SearchConfig:
     """The configuration with the study's own recipe; UsageError where the study is of another question."""
     stored = place.stored_config(study)
-    config = replace(config, shuffle=config.shuffle or stored.shuffle, groups=config.groups or stored.groups)
+    config = replace(
+        config,
+        shuffle=config.shuffle or stored.shuffle,
+        groups=config.groups or stored.groups,
+        families=config.families or stored.families,
+    )
     where = place.label if place.shared else str(place.folder)
     check_same_question(stored, config, where)
     with place.readable():

@@ -26,7 +26,7 @@ def population_size(trials: int) -> int:
 
 
 def make_sampler(name: str, seed: int, population: int) -> BaseSampler:
-    """The sampler of that name (one of `config.SAMPLERS`), seeded."""
+    """The sampler of that name (one of `config.SAMPLERS` but grid, which is in grid.py), seeded."""
     if name == "tpe":
         # Multivariate also for several objectives, where Optuna 5 would model each parameter alone.
         return TPESampler(seed=seed, multivariate=True)
@@ -40,11 +40,11 @@ def make_sampler(name: str, seed: int, population: int) -> BaseSampler:
 def resolve_stopping(stopping: str, epochs: int, trials: int, sampler: str) -> str:
     """What `auto` means: successive halving, where there are epochs and candidates enough to compare.
 
-    NSGA-II does not learn from stopped candidates, so with it `auto` is none.
+    NSGA-II does not learn from stopped candidates and a grid is there to compare all, so with them `auto` is none.
     """
     if stopping != "auto":
         return stopping
-    enough = epochs >= _MIN_EPOCHS and trials >= _MIN_TRIALS and sampler != "nsga2"
+    enough = epochs >= _MIN_EPOCHS and trials >= _MIN_TRIALS and sampler not in ("nsga2", "grid")
     return "halving" if enough else "none"
 
 

@@ -41,6 +41,13 @@ SEARCH = [
     (["--epochs", "0"], ["--epochs", "'0'"]),
     (["--timeout", "soon"], ["--timeout", "15m"]),
     (["--sampler", "tpee"], ["tpee", "tpe"]),
+    (["--sampler", "grid", "--max-params", "20k"], ["needs a grid", "'schedule'", "igcv2_figure3"]),
+    (["--families", "igcv2,monarhc"], ["'monarhc'", "did you mean 'monarch'", "igcv1, igcv2", "dense; or all"]),
+    (["--families", ""], ["unknown family ''", "dense; or all"]),
+    (
+        ["--families", "dense", "--groups", "learned", "--max-params", "9k"],
+        ["dense", "no group counts", "igcv2 or igcv3"],
+    ),
     (["--objective", "speed"], ["speed", "accuracy"]),
     (["--objective", "accuracy,mac"], ["mac", "macs"]),
     (["--stopping", "halve"], ["halve", "halving"]),
@@ -81,6 +88,7 @@ def test_search_refuses(options: list[str], words: list[str], igcsearch: Callabl
         ("digit", ["digit", "'digits'"]),
         ("missing.py:space", ["missing.py"]),
         ("mobile", ["--data"]),
+        ("igcv2_figure3", ["cifar100 not found", "--data-root"]),
     ],
 )
 def test_search_refuses_spaces(space: str, words: list[str], igcsearch: Callable, tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def test_help_names_every_command(process: Callable) -> None:
         assert all(command in result.out for command in COMMANDS)
 
 
+def test_help_of_search_names_every_family_and_space(process: Callable) -> None:
+    from igcsearch.blocks import FAMILIES
+    from igcsearch.search_spaces import SPACES
+
+    help_text = process("search", "--help").out
+    assert [name for name in (*FAMILIES, *SPACES) if name not in help_text] == []
+
+
 def test_version(process: Callable) -> None:
     assert process("--version") == (0, f"igcsearch {package.__version__}\n", "")
 

@@ -20,7 +20,7 @@ def main() -> None:
     resume = options.pop("resume", False)
     where = {name: options.pop(name) for name in ("storage", "study_name") if name in options}
     options["recipe"] = Recipe(epochs=options.pop("epochs", 3))
-    config = SearchConfig(space=fakes.SPACE, data=DataSpec("digits"), **options)
+    config = SearchConfig(**{"space": fakes.SPACE, "data": DataSpec("digits"), **options})
     engine = LocalEngine(config, trainer=fakes.TRAINER)
     run_search(
         config, out, resume=resume, engine=engine, on_event=lambda e: print(type(e).__name__, flush=True), **where

@@ -50,6 +50,8 @@ def test_json_round_trip():
             "'any' does not go with a latency, which is predicted",
         ),
         ({"groups": "learned", "recipe": Recipe(epochs=1)}, "at least 2 epochs"),
+        ({"families": ("igcv2", "monarhc")}, r"unknown family 'monarhc' \(did you mean 'monarch'"),
+        ({"families": ("igcv2",), "space": "igcv2_figure3"}, "leave --families out"),
     ],
 )
 def test_bad_values_name_the_value_the_rule_and_the_cure(changes, message):
@@ -117,6 +119,22 @@ def test_paths_of_data_are_absolute_and_names_of_data_sets_stay(
         str(tmp_path / "here"),
         str(tmp_path / "photos"),
     )
+
+
+# Studies had names, and were read, before families could be chosen.
+def test_families_are_those_of_the_space_unless_others_are_chosen():
+    values = CONFIG.to_dict()
+    del values["families"]
+    old, own = SearchConfig.from_dict(values), ("igcv1", "igcv2", "igcv3", "xception", "dense")
+    same, other = replace(CONFIG, families=own[::-1]), replace(CONFIG, families=("monarch", "igcv2"))
+    assert (old.families, same.families, other.families) == (None, own, ("igcv2", "monarch"))
+    assert question_name(old) == question_name(CONFIG) == question_name(same) != question_name(other)
+    check_same_question(replace(old, shuffle=None), same, "out")
+    with pytest.raises(
+        UsageError, match=r"families 'igcv2,monarch', not 'igcv1,igcv2,igcv3,xception,dense'; resume it with"
+    ):
+        check_same_question(other, same, "out")
+    assert SearchConfig.from_dict(json.loads(json.dumps(other.to_dict()))) == other
 
 
 # Studies had names, and were read, before group counts could be learned.

@@ -95,6 +95,17 @@ def test_two_coordinators_share_a_study(start, postgres, log, tmp_path):
     assert study.status()["active"] is False  # both have said goodbye
 
 
+# Both read the points that are left from the study; where they take the same one, the claim decides.
+def test_two_coordinators_share_a_grid(start, log, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_EPOCH", "0.1")
+    grid = {"space": "igcv2_figure3", "sampler": "grid", "trials": 30, "epochs": 2}
+    both = [start(tmp_path / "out", "grid", **grid) for _ in range(2)]
+    for process in both:
+        ended(process)
+    counted = check_whole(open_study(tmp_path / "out"), log, 6, epochs=2)
+    assert set(counted.values()) == {1}
+
+
 def test_the_folder_names_the_server_and_no_password(start, tmp_path, log):
     output = ended(start(tmp_path / "out", "described", trials=1, epochs=1))
     text = (tmp_path / "out" / "study.json").read_text()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from igcsearch.errors import UsageError
 from igcsearch.search_spaces import cifar, digits, mobile
-from igcsearch.search_spaces.forms import SPREAD, block, branch_widths, forms
+from igcsearch.search_spaces.forms import SPREAD, block, branch_widths, forms, numbers_of
 from igcsearch.search_spaces.plans import Layout, Plan, build, grown, options_of, plan_cost, start
 from igcsearch.search_spaces.staged import schedules_for
 from igcsearch.spec import Problem
@@ -70,16 +70,20 @@ def test_every_family_has_forms_at_every_width_and_keeps_its_level(
 
 
 def random_plan(layout: Layout, size: int, generator: random.Random) -> Plan:
-    plan = start(layout, generator.choice(layout.families), generator.choice(schedules_for(layout, size)))
+    family = generator.choice(layout.families)
+    plan = start(layout, family, generator.choice(schedules_for(layout, size)))
     widths = ()
     while not widths:
         widths = grown(
-            layout, generator.choice(layout.widths), tuple(generator.choice(layout.growths) for _ in plan.depths)
+            layout,
+            family,
+            generator.choice(layout.widths),
+            tuple(generator.choice(layout.growths) for _ in plan.depths),
         )
     return plan._replace(
         depths=tuple(generator.choice(layout.depths) for _ in plan.depths),
         widths=widths,
-        number={"igcv2": 3, "igcv3": 4}.get(plan.family, 0),
+        number=numbers_of(family)[1][-1],
         spatial=generator.choice((1, 2, 4)) if plan.family == "igcv2" else 1,
         head=generator.choice(layout.heads),
         residual=generator.random() < 0.5,
@@ -108,7 +112,7 @@ def test_the_start_is_the_cheapest_plan_of_its_family_and_schedule(layout: Layou
         plan = random_plan(layout, size, generator)
         problem = Problem(size, 3, 10)
         least = plan_cost(start(layout, plan.family, plan.schedule), problem)
-        narrow = grown(layout, layout.widths[0], plan.growths) or plan.widths
+        narrow = grown(layout, plan.family, layout.widths[0], plan.growths) or plan.widths
         for other in (plan, plan._replace(widths=narrow), plan._replace(depths=(1,) * plan.stages)):
             cost = plan_cost(other, problem)
             assert least.params <= cost.params
