@@ -1,8 +1,8 @@
 """Where the channels of a whole network stand, so that the layers to be grouped keep much in their diagonal blocks. Floor 6.
 
-A grouped layer reads and writes its groups as consecutive equal slices of two tensors. Channels that many layers share (behind sums,
-for example) have one order for all of them; then no gather is needed at all. A layer can also be given a gather of its own: it then
-reads its input in an order of its own, at the price of one gather when the network runs.
+A grouped layer reads and writes its groups as consecutive equal slices of two tensors. Channels that many layers share (behind
+sums, for example) have one order for all of them; then no gather is needed at all. A layer can also be given a gather of its
+own: it then reads its input in an order of its own, at the price of one gather when the network runs.
 
 The search goes block by block (`channels.py`): given the places of all others, the best places of one block's channels are an
 assignment problem, solved exactly. Noise on its gains that fades from round to round leads out of bad beginnings.
@@ -10,7 +10,7 @@ assignment problem, solved exactly. Noise on its gains that fades from round to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ class Grouped:
         groups: divides both.
         weight: of a unit of its criterion in the sum over layers.
         gather: whether it has an input order of its own.
+        alone: good orders of its rows and columns, each the other layers left aside, as `permutations.solve` gives them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Grouped:
     groups: int
     weight: float = 1.0
     gather: bool = False
+    alone: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class _Search:
         }
         settled: set[int] = set()
         for layer in sorted(self.layers, key=lambda layer: -layer.weight * float(layer.criterion.sum())):
-            rows, columns = solve(layer.criterion, layer.groups, seed=int(self.rng.integers(2**31)))
+            rows, columns = layer.alone or solve(layer.criterion, layer.groups, method="quick")
             for side, order in ((self.rows[layer.name], rows), (self.columns[layer.name], columns)):
                 if side.axis and layer.gather:
                     side.group[order] = side.slot_group
@@ -154,7 +156,8 @@ class _Search:
 
     def _round(self, heat: float) -> None:
         for number in self.rng.permutation(len(self.blocks)):
-            self._improve(*self.blocks[number], heat)
+            block, sides = self.blocks[number]
+            self._improve(block, sides, heat)
         for side in self._gathered():
             gains = self._gains(side)
             if heat:
@@ -254,8 +257,3 @@ def _assigned(gains: Gains, kind: NDArray[np.int64], now: NDArray[np.int64]) -> 
     columns = np.repeat(np.arange(len(counts)), counts)
     _, found = linear_sum_assignment(gains[:, columns], maximize=True)
     return columns[found]
-
-
-def names(layers: Iterable[Grouped]) -> list[str]:
-    """Of the layers."""
-    return [layer.name for layer in layers]

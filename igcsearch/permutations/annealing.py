@@ -32,6 +32,17 @@ _HOT, _COLD = 1.4, 0.3  # temperatures, in standard deviations of what a channel
 
 def best(criterion: Criterion, groups: int, deadline: float | None, rng: np.random.Generator) -> tuple[Groups, Groups]:
     """Groups of rows and columns; see `solve`."""
+    return _searched(criterion, groups, deadline, rng, anneals=True)
+
+
+def quick(criterion: Criterion, groups: int, deadline: float | None, rng: np.random.Generator) -> tuple[Groups, Groups]:
+    """As `best`, without annealing: for tables of many matrices and group counts."""
+    return _searched(criterion, groups, None, rng, anneals=False)
+
+
+def _searched(
+    criterion: Criterion, groups: int, deadline: float | None, rng: np.random.Generator, anneals: bool
+) -> tuple[Groups, Groups]:
     height, width = criterion.shape
     if groups == 1:
         return np.zeros(height, dtype=np.int64), np.zeros(width, dtype=np.int64)
@@ -57,9 +68,9 @@ def best(criterion: Criterion, groups: int, deadline: float | None, rng: np.rand
     planted = large and abs(one - other) <= 1e-9 * one
     sweeps, rounds = next((effort for size, effort in _EFFORT.items() if max(height, width) <= size), _MOST)
     sweeps = round(sweeps * min(1.0, (16 / groups) ** 0.5))
-    for _ in range(0 if large else max(4, _STARTS // max(height, width) ** 2)):
+    for _ in range(0 if large or not anneals else max(4, _STARTS // max(height, width) ** 2)):
         add(*random_groups(criterion, groups, rng))
-    for _ in range(0 if planted else rounds):
+    for _ in range(0 if planted or not anneals else rounds):
         add(*anneal(criterion, *random_groups(criterion, groups, rng), sweeps, (_HOT, _COLD), deadline, rng))
     while deadline is not None and time.monotonic() < deadline:
         sweeps = sweeps * 5 // 4

@@ -1,6 +1,6 @@
 """From shares of group counts to choices: the likeliest network inside a budget. Floor 0.
 
-One option a block, likelihoods summed, costs bounded: a multiple-choice knapsack, solved exactly by SciPy's HiGHS.
+One option a block, likelihoods summed, costs bounded: a multiple-choice knapsack (knapsack.py), solved exactly.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import numpy as np
 from ..errors import UsageError
 from .architecture import Architecture
 from .grouping import Choice, Option, Question, Shares, questions
+from .knapsack import choose
 from .problem import Budget, Cost
-
-_MARGINS = (0.0, 1e-6, 1e-5, 1e-4)  # of a limit: the solver's constraints hold to a tolerance
 
 
 def rounded(architecture: Architecture, shares: Mapping[str, Shares], budget: Budget) -> dict[str, Choice]:
@@ -59,33 +58,19 @@ def _likeliest(
     architecture: Architecture, asked: Sequence[Question], options: Sequence[Sequence[Option]], budget: Budget
 ) -> list[Option] | None:
     """One option a question, or None if none are inside the budget."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     if not options:
         return None
-    every = [option for each in options for option in each]
-    owner = np.repeat(np.arange(len(options)), [len(each) for each in options])
-    one_each = (np.arange(len(options))[:, None] == owner[None]).astype(float)
     fixed = _fixed(architecture, asked)
-    limits = [(name, limit) for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit is not None]
-    for margin in _MARGINS:
-        constraints = [LinearConstraint(one_each, 1, 1)]
-        for name, limit in limits:
-            part = np.array([getattr(option.cost, name) for option in every], dtype=float) / limit
-            constraints.append(LinearConstraint(part[None], -np.inf, 1 - margin - getattr(fixed, name) / limit))
-        found = milp(
-            -np.array([option.likelihood for option in every]),
-            integrality=np.ones(len(every)),
-            bounds=Bounds(0, 1),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0},
-        )
-        if found.x is None:
-            return None
-        chosen = [every[index] for index in np.flatnonzero(found.x > 0.5)]
-        if budget.admits(*_total(architecture, asked, chosen)):
-            return chosen
-    return None
+    names = [name for name in ("params", "macs") if getattr(budget, name) is not None]
+    limits = [getattr(budget, name) - getattr(fixed, name) for name in names]
+    if min(limits, default=0) < 0:
+        return None
+    found = choose(
+        [[option.likelihood for option in each] for each in options],
+        [[[getattr(option.cost, name) for name in names] for option in each] for each in options],
+        limits,
+    )
+    return None if found is None else [each[index] for each, index in zip(options, found, strict=True)]
 
 
 def _impossible(

@@ -1,0 +1,191 @@
+"""How many groups each layer gets: least is lost inside a budget on parameters and multiply-adds. Floor 6.
+
+A table says for each layer and group count what is lost and what it costs; choosing one row a layer is a multiple-choice knapsack
+(spec/knapsack.py), solved exactly. What is lost is found for each layer alone; agreeing on the order of channels (orders.py) comes
+afterwards, and what is lost then is what counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from ..permutations import kept, solve
+from ..spec import Budget, Cost
+from ..spec.graph import GraphArchitecture
+from ..spec.knapsack import choose
+from .criterion import Matrix, groupable
+
+MOST_GROUPS = 64
+FILLED = 0.97  # of the budget, at least, where some group counts come there
+
+
+@dataclass(frozen=True)
+class Option:
+    """A layer with so many groups.
+
+    Args:
+        groups: of the layer.
+        lost: share of its criterion that is cut, its orders chosen for it alone.
+        cost: of the layer.
+        alone: those orders, (rows, columns).
+    """
+
+    groups: int
+    lost: float
+    cost: Cost
+    alone: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The options of a layer, the fewest groups first.
+
+    Args:
+        name: of the node.
+        weight: of a lost share of this layer in the sum over layers.
+    """
+
+    name: str
+    source: str
+    criterion: Matrix
+    options: tuple[Option, ...]
+    weight: float = 1.0
+
+
+def tables(
+    graph: GraphArchitecture,
+    criteria: Mapping[str, Matrix],
+    *,
+    most_groups: int = MOST_GROUPS,
+    weights: Mapping[str, float] | None = None,
+) -> list[Table]:
+    """A table for each layer that has a criterion: every common divisor of its channel counts up to `most_groups`."""
+    found = []
+    for node, convolution in groupable(graph):
+        if node.name not in criteria:
+            continue
+        matrix = criteria[node.name]
+        _, height, width = graph.shapes[node.name]
+        common = math.gcd(convolution.in_channels, convolution.out_channels)
+        options = []
+        for groups in (g for g in range(1, min(common, most_groups) + 1) if common % g == 0):
+            weight = convolution.weights // groups
+            cost = Cost(weight, weight * height * width)
+            alone = None if groups == 1 else solve(matrix, groups, method="quick")
+            lost = 0.0 if alone is None else 1.0 - kept(matrix, *alone, groups)
+            options.append(Option(groups, lost, cost, alone))
+        found.append(
+            Table(node.name, node.reads[0], matrix, tuple(options), 1.0 if weights is None else weights[node.name])
+        )
+    return found
+
+
+def configured(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> list[Option]:
+    """The options of least loss inside the budget: exact, one a table.
+
+    They fill at least FILLED of a limit where some do.
+
+    Raises:
+        UsageError: no group counts meet the budget; says the smallest.
+    """
+    names = [name for name in ("params", "macs") if getattr(budget, name) is not None]
+    fixed = _fixed(graph, found)
+    limits = [getattr(budget, name) - getattr(fixed, name) for name in names]
+    values = [[-table.weight * option.lost for option in table.options] for table in found]
+    costs = [[[getattr(option.cost, name) for name in names] for option in table.options] for table in found]
+    chosen = None
+    if min(limits, default=0) >= 0:
+        chosen = choose(values, costs, limits)
+    if chosen is None:
+        raise UsageError(_impossible(fixed, found, budget))
+    spent = _sum(fixed, [table.options[i] for table, i in zip(found, chosen, strict=True)])
+    if not any(getattr(spent, name) >= FILLED * getattr(budget, name) for name in names):
+        for position, name in enumerate(names):
+            floors = [-math.inf] * len(names)
+            floors[position] = FILLED * getattr(budget, name) - getattr(fixed, name)
+            fuller = choose(values, costs, limits, floors)
+            if fuller is not None:
+                chosen = fuller
+                break
+    return [table.options[i] for table, i in zip(found, chosen, strict=True)]
+
+
+def uniform(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> list[Option] | None:
+    """One group count for all layers, or the next smaller that a layer has: the fewest groups inside the budget; None if none."""
+    fixed = _fixed(graph, found)
+    for groups in sorted({option.groups for table in found for option in table.options}):
+        chosen = [max((o for o in table.options if o.groups <= groups), key=lambda o: o.groups) for table in found]
+        if budget.admits(*_sum(fixed, chosen)):
+            return chosen
+    return None
+
+
+def local(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> list[Option] | None:
+    """Group counts by a local search: from dense, the step of least loss for what it saves; then back while there is room."""
+    fixed = _fixed(graph, found)
+    at = [0] * len(found)
+
+    def chosen() -> list[Option]:
+        return [table.options[i] for table, i in zip(found, at, strict=True)]
+
+    def over(cost: Cost) -> float:
+        limits = [(cost.params, budget.params), (cost.macs, budget.macs)]
+        return sum(max(0.0, spent / limit - 1) for spent, limit in limits if limit is not None)
+
+    while (excess := over(_sum(fixed, chosen()))) > 0:
+        best: tuple[float, int, int] | None = None
+        for number, table in enumerate(found):
+            for further in range(at[number] + 1, len(table.options)):
+                before, at[number] = at[number], further
+                saved = excess - over(_sum(fixed, chosen()))
+                at[number] = before
+                lost = table.weight * (table.options[further].lost - table.options[before].lost)
+                if saved > 0 and (best is None or lost / saved < best[0]):
+                    best = (lost / saved, number, further)
+        if best is None:
+            return None
+        at[best[1]] = best[2]
+    moved = True
+    while moved:
+        moved = False
+        for number in sorted(range(len(found)), key=lambda n: -found[n].weight * found[n].options[at[n]].lost):
+            for fewer in range(at[number]):
+                before, at[number] = at[number], fewer
+                if budget.admits(*_sum(fixed, chosen())):
+                    moved = True
+                    break
+                at[number] = before
+    return chosen()
+
+
+def smallest(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:
+    """The least parameters and the least multiply-adds that group counts can give."""
+    fixed = _fixed(graph, found)
+    return _sum(fixed, [table.options[-1] for table in found])
+
+
+def _fixed(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:
+    """What the network costs without the layers of the tables."""
+    params, macs = graph.cost
+    dense = [table.options[0].cost for table in found]
+    return Cost(params - sum(cost.params for cost in dense), macs - sum(cost.macs for cost in dense))
+
+
+def _sum(fixed: Cost, chosen: Sequence[Option]) -> Cost:
+    params = fixed.params + sum(option.cost.params for option in chosen)
+    return Cost(params, fixed.macs + sum(option.cost.macs for option in chosen))
+
+
+def _impossible(fixed: Cost, found: Sequence[Table], budget: Budget) -> str:
+    least = _sum(fixed, [table.options[-1] for table in found])
+    limits = [f"{limit:,} {name}" for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit]
+    return (
+        f"no group counts bring this network within {' and '.join(limits)}: the smallest has {least.params:,} params and "
+        f"{least.macs:,} macs; raise the budget"
+    )

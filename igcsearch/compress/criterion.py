@@ -1,0 +1,77 @@
+"""What a kernel is worth: the criterion matrices that grouping is to keep, one number for each pair of channels. Floor 6."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import UsageError, near
+from ..nn.graph import GraphNetwork
+from ..spec.graph import GraphArchitecture, Node
+from ..spec.operations import Convolution
+from .channels import is_channelwise
+
+CRITERIA = ("l1", "l2", "taylor")
+Matrix = NDArray[np.float64]
+
+
+def groupable(graph: GraphArchitecture) -> list[tuple[Node, Convolution]]:
+    """The convolutions that can be given groups: dense, with weights of their own, more than one channel at each side."""
+    shared = {node.shares for node in graph.nodes}
+    return [
+        (node, convolution)
+        for node, convolution in graph.convolutions()
+        if convolution.groups == 1
+        and not is_channelwise(convolution)
+        and node.shares is None
+        and node.name not in shared
+    ]
+
+
+def criteria(
+    graph: GraphArchitecture,
+    state: Mapping[str, Tensor],
+    kind: str = "l1",
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
+) -> dict[str, Matrix]:
+    """For each groupable convolution what each of its kernels is worth, (out, in), not negative.
+
+    Args:
+        kind: l1, l2: that norm of the kernel; taylor: the sum of |w dloss/dw| over the kernel, with the loss over all batches.
+        batches: images (N, C, H, W), normalised, and labels (N,), for taylor.
+
+    Raises:
+        UsageError: an unknown kind, or no images for taylor.
+    """
+    if kind not in CRITERIA:
+        raise UsageError(f"unknown criterion {kind!r}{near(kind, CRITERIA)}; known: {', '.join(CRITERIA)}")
+    names = [node.name for node, _ in groupable(graph)]
+    if kind == "taylor":
+        return _taylor(graph, state, names, batches)
+    order = 1 if kind == "l1" else 2
+    weights = {name: state[f"{name}.weight"].double() for name in names}
+    return {name: torch.linalg.vector_norm(weight, order, dim=(2, 3)).numpy() for name, weight in weights.items()}
+
+
+def _taylor(
+    graph: GraphArchitecture, state: Mapping[str, Tensor], names: list[str], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Matrix]:
+    network = GraphNetwork(graph).eval()
+    network.load_state_dict(dict(state))
+    images = 0
+    for inputs, labels in batches:
+        F.cross_entropy(network(inputs), labels, reduction="sum").backward()
+        images += len(labels)
+    if not images:
+        raise UsageError("the criterion taylor needs images: give data, or use l1")
+    found = {}
+    for name in names:
+        weight = network.get_parameter(f"{name}.weight")
+        assert weight.grad is not None
+        found[name] = (weight * weight.grad / images).abs().sum(dim=(2, 3)).detach().double().numpy()
+    return found
