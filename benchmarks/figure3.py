@@ -61,7 +61,7 @@ def main() -> None:
     ours, papers = [], []
     for count in counts:
         branch_width, width, weights, accuracy = FIGURE_3[count]
-        of = paths(figure_3(count).stages[0].blocks[0].steps)
+        of = paths(dict(figure_3(count).blocks())["stage1.block1"].steps)
         found = [row for row in rows if row["factors"] == count]
         values = [row["test_accuracy"] for row in found]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -91,9 +91,8 @@ def main() -> None:
     for family in given.families.split(","):
         architecture = handmade(family, problem)
         (given.out / f"{family}.json").write_text(architecture.to_json(indent=1) + "\n")
-        print(
-            f"{family:9s} stem {architecture.stem.out_channels:3d}  {architecture.params:7,} params  {architecture.macs:9,} MACs"
-        )
+        stem = dict(architecture.blocks())["stem"]
+        print(f"{family:9s} stem {stem.out_channels:3d}  {architecture.params:7,} params  {architecture.macs:9,} MACs")
 
 
 if __name__ == "__main__":

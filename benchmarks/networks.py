@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from igcsearch.nn import Network, build, plans
+from igcsearch.nn import StagedNetwork, build, plans
 from igcsearch.spec import Architecture, Problem
 
 from .bars import Bar, bars
@@ -114,7 +114,7 @@ def executions(entry: Entry, x_NCHW: Tensor) -> dict[str, Execution]:
 
             found[f"folded {layout}"] = Execution(layout, fuse(laid).to(memory_format=memory_format))
     if entry.ours:
-        optimized = plans.optimize_for_inference(cast(Network, network).set_execution("auto"), x_NCHW.float())
+        optimized = plans.optimize_for_inference(cast(StagedNetwork, network).set_execution("auto"), x_NCHW.float())
         layout = "channels_last" if optimized.channels_last else "contiguous"
         found["planned"] = Execution(layout, optimized.to(x_NCHW.dtype))
     return found

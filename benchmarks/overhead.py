@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from igcsearch.machine import thread_settings
-from igcsearch.nn import build
-from igcsearch.nn.network import Network
+from igcsearch.nn import Network, build
 from igcsearch.spec import Architecture
 from igcsearch.spec.grouping import opened_groups
 from igcsearch.spec.learning import WAYS

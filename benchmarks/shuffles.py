@@ -25,7 +25,7 @@ import numpy as np
 
 from igcsearch.blocks import igcv2, igcv3, network, stage
 from igcsearch.machine import thread_settings
-from igcsearch.spec import Architecture, Factor, Problem, Shuffle, Stage
+from igcsearch.spec import Architecture, Factor, Problem, Shuffle
 from igcsearch.spec.learning import WAYS, gaps, hardened, opened
 from igcsearch.training import DataSpec, TrainResult, default_recipe
 
@@ -73,11 +73,10 @@ def with_shuffles(architecture: Architecture, kind: str, seed: int) -> Architect
         return hardened(
             asked, {gap.name: rng.permutation(_width(blocks[gap.block].steps[gap.step])) for gap in gaps(asked)[0]}
         )
-    stages = tuple(
-        Stage(tuple(replace(block, steps=tuple(map(_unshuffled, block.steps))) for block in stage.blocks))
-        for stage in architecture.stages
+    stem, *others = (block for _, block in architecture.blocks())
+    return architecture.with_blocks(
+        [stem, *(replace(block, steps=tuple(map(_unshuffled, block.steps))) for block in others)]
     )
-    return replace(architecture, stages=stages)
 
 
 def _width(step: Any) -> int:

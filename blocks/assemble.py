@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from igcsearch.spec import Architecture, Block, Factor, Head, Pool, Problem, Stage
+from igcsearch.spec import Block, Factor, Head, Pool, Problem, Stage, StagedArchitecture
 
 
 @lru_cache(maxsize=4096)
@@ -61,7 +61,7 @@ def network(
     head_width: int | None = None,
     activation: str = "relu",
     dropout: float = 0.0,
-) -> Architecture:
+) -> StagedArchitecture:
     """Stem, stages, an optional 1x1 convolution to `head_width`, global average pooling and a linear layer.
 
     Args:
@@ -72,7 +72,7 @@ def network(
         first = stem(problem.in_channels, first, stride=stem_stride, activation=activation)
     last = stages[-1].blocks[-1].out_channels if stages else first.out_channels
     steps = () if head_width is None else (Factor(last, head_width, norm=True, activation=activation),)
-    return Architecture(
+    return StagedArchitecture(
         in_channels=problem.in_channels,
         image_size=problem.image_size,
         num_classes=problem.num_classes,

@@ -189,7 +189,7 @@ def build(
                 options |= {"shuffle": "random", "shuffle_seed": b}
             blocks.append(block(plan.family, form[b > 0], *ends, stride=stride if b == 0 else 1, **options))
         stages.append(Stage(tuple(blocks)))
-    made = network(
+    made: Architecture = network(
         problem,
         plan.widths[0],
         stages,

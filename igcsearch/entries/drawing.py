@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 
 import numpy as np
@@ -11,17 +12,22 @@ from ..spec import (
     Block,
     ChannelStep,
     Factor,
+    GraphArchitecture,
     NormAct,
     Parallel,
     Pool,
     Shuffle,
     SqueezeExcitation,
+    StagedArchitecture,
     Step,
 )
+from ..spec.operations import Convolution, Linear
 
 
 def draw(architecture: Architecture) -> str:
     """The network drawn in text, a line for each block and each step; equal neighbours are drawn once."""
+    if not isinstance(architecture, StagedArchitecture):
+        return _graph(architecture)
     size = architecture.image_size
     lines = [f"input {architecture.in_channels} x {size} x {size}"]
     blocks = list(architecture.blocks())
@@ -46,6 +52,29 @@ def draw(architecture: Architecture) -> str:
     dropout = f", dropout {architecture.head.dropout:g}" if architecture.head.dropout else ""
     lines.append(f"average over the map{dropout}, linear {architecture.features} -> {architecture.num_classes}")
     return "\n".join(lines)
+
+
+def _graph(architecture: Architecture) -> str:
+    """A line for each convolution and linear layer, and how many other operations there are."""
+    assert isinstance(architecture, GraphArchitecture)
+    size = architecture.image_size
+    lines = [f"input {architecture.in_channels} x {size} x {size}"]
+    others: Counter[str] = Counter()
+    for node in architecture.nodes:
+        operation, made = node.operation, architecture.shapes[node.name]
+        if isinstance(operation, Convolution):
+            rows, columns = operation.kernel_size
+            groups = "" if operation.groups == 1 else f", {operation.groups} groups"
+            lines.append(
+                f"{node.name}: {rows}x{columns} {operation.in_channels} -> {operation.out_channels}{groups}, to "
+                f"{made[1]} x {made[2]}; {operation.params:,} parameters, {operation.macs(made):,} MACs"
+            )
+        elif isinstance(operation, Linear):
+            lines.append(f"{node.name}: linear {operation.in_features} -> {operation.out_features}")
+        else:
+            others[operation.op] += 1
+    counted = ", ".join(f"{number} {name}" for name, number in others.most_common())
+    return "\n".join([*lines, *([f"and {counted}"] if counted else [])])
 
 
 def step_text(step: Factor | ChannelStep) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from ..errors import UsageError
-from ..nn import Network, build
+from ..nn import Network, build, module_of
 from ..spec import Architecture
 from .entry import Entry, read_folder
 from .zoo import find_model
@@ -61,7 +61,7 @@ def create_model(
         network.load_state_dict(_adapt(read_weights(found), network.state_dict()), strict=True)
         network.eval()
     if num_classes == 0:
-        network.classifier = torch.nn.Identity()
+        network.remove_classifier()
     classes = published.num_classes if num_classes is None else num_classes
     metrics = found.metrics if isinstance(found, Entry) else {}
     object.__setattr__(network, "pretrained_cfg", _pretrained_cfg(found.name, published, metrics, wanted, classes))
@@ -97,7 +97,7 @@ def read_weights(entry: Entry) -> dict[str, torch.Tensor]:
 
 def check_tensors(architecture: Architecture, tensors: Mapping[str, torch.Tensor], where: str) -> None:
     """Raise UsageError, naming the first few, unless the tensors are the network's: same names, shapes and types."""
-    wanted = Network(architecture).state_dict()
+    wanted = module_of(architecture).state_dict()
     wrong = [f"{key} is missing" for key in wanted if key not in tensors]
     wrong += [f"{key} does not belong to it" for key in tensors if key not in wanted]
     for key in wanted:

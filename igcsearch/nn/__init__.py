@@ -1,5 +1,6 @@
 """Floor 3: architectures as torch modules, their initialisation and their measured cost. Imports only the specification."""
 
-from .network import Network, build, initialise
+from .base import Network
+from .network import StagedNetwork, build, initialise, module_of
 
-__all__ = ["Network", "build", "initialise"]
+__all__ = ["Network", "StagedNetwork", "build", "initialise", "module_of"]

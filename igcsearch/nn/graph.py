@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UsageError
 from ..spec.graph import INPUT, GraphArchitecture
 from ..spec.operations import (
     Activation,
@@ -28,7 +28,11 @@ from ..spec.operations import (
     Slice,
     Window,
 )
-from .network import EXECUTIONS
+from .base import Network
+
+if TYPE_CHECKING:
+    from .graph_inference import GraphInference
+    from .plans import PlanTimes
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -44,19 +48,15 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class GraphNetwork(nn.Module):
-    """The module of a graph. Images (N, in_channels, H, W), float, to logits (N, num_classes).
+class GraphNetwork(Network):
+    """The module of a graph. Parameters stand in the state dict under the names of their nodes.
 
-    Parameters stand in the state dict under the names of their nodes.
-
-    Args:
-        architecture: what to build; kept as `network.architecture`.
-        execution: as `Network`'s; both run stock operators here, `optimize_for_inference` makes what runs faster.
+    Both executions run stock operators here.
     """
 
     def __init__(self, architecture: GraphArchitecture, execution: str = "auto") -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture: GraphArchitecture = architecture
         self._layers: dict[str, nn.Module] = {}  # by node; a plain dict: the modules are owned under their paths
         for node in architecture.nodes:
             if node.shares is not None:
@@ -66,22 +66,40 @@ class GraphNetwork(nn.Module):
         self._last = {name: node.name for node in architecture.nodes for name in node.reads}
         self.set_execution(execution)
 
-    def set_execution(self, execution: str) -> GraphNetwork:
-        """Choose "auto" or "plain"; returns the network."""
-        if execution not in EXECUTIONS:
-            raise UsageError(f"unknown execution {execution!r}; known: {', '.join(EXECUTIONS)}")
-        self.execution = execution
-        return self
-
     def layer(self, name: str) -> nn.Module:
         """The module that holds a node's parameters or does its work; several nodes may share one."""
         return self._layers[name]
 
+    def remove_classifier(self) -> None:
+        """Give what the last linear layer reads from now on, (N, features); nothing changes where the last node is none."""
+        last = self.architecture.classifier
+        if last is not None:
+            self._layers[last.name] = _placed(self, last.name, nn.Identity())
+
+    def optimize_for_inference(
+        self, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
+    ) -> GraphInference:
+        """The same network for inference, norms folded. Nothing is measured."""
+        from .graph_inference import GraphInference
+
+        return GraphInference(copy.deepcopy(self))
+
+    def forward_features(self, x_NCHW: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to what the last linear layer reads, (N, features); the logits where there is none."""
+        return self._run(x_NCHW, features=self.architecture.classifier is not None)
+
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) to logits (N, num_classes). What no later node reads is let go at once."""
+        """Images (N, in_channels, H, W) to logits (N, num_classes)."""
+        return self._run(x_NCHW, features=False)
+
+    def _run(self, x_NCHW: Tensor, features: bool) -> Tensor:
+        """Node after node; what no later node reads is let go at once."""
         made = {INPUT: x_NCHW}
-        for node in self.architecture.nodes:
+        nodes = self.architecture.nodes
+        for node in nodes:
             inputs = [made[name] for name in node.reads]
+            if features and node is nodes[-1]:
+                return inputs[0]
             for name in set(node.reads):
                 if self._last[name] == node.name:
                     del made[name]
@@ -90,7 +108,22 @@ class GraphNetwork(nn.Module):
                 made[node.name] = _FUNCTIONS[type(operation)](operation, inputs)
             else:
                 made[node.name] = self._layers[node.name](inputs[0])
-        return made[self.architecture.nodes[-1].name]
+        return made[nodes[-1].name]
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fresh weights: convolutions normal of variance 2 / fan_in, linear layers uniform within 1 / sqrt(fan_in), norms 1, 0."""
+        for layer in dict.fromkeys(self._layers.values()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                fan_in = layer.weight[0].numel()
+                if isinstance(layer, nn.Conv2d):
+                    layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
+                else:
+                    layer.weight.copy_((torch.rand(layer.weight.shape, generator=generator) * 2 - 1) / fan_in**0.5)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+            elif isinstance(layer, Norm):
+                layer.reset_running_stats()
+                layer.reset_parameters()
 
 
 class GatherLayer(nn.Module):

@@ -24,7 +24,7 @@ from ..spec.rounding import most_cost, rounded
 from .group_shares import DigitShares, GateShares, GroupShares
 from .layers import ACTIVATIONS, FactorLayer
 from .learned import is_mask
-from .network import Network, block_layer, module_name
+from .network import StagedNetwork, block_layer, module_name
 from .products import planned
 
 _SHARPEN = 0.03  # price of the entropy of all digits, in nats, at READ
@@ -74,7 +74,7 @@ class LearnedGroups:
         UsageError: group counts that have nothing to learn (`spec.learning.reduced` takes those out).
     """
 
-    def __init__(self, network: Network, rule: GroupRule, *, seed: int) -> None:
+    def __init__(self, network: StagedNetwork, rule: GroupRule, *, seed: int) -> None:
         self.architecture, self.rule = network.architecture, rule
         self.questions, reasons = questions(network.architecture)
         if reasons:

@@ -30,7 +30,7 @@ from .fused.folded import ACTIVATIONS as FUSED_ACTIVATIONS
 from .fused.folded import Folded, folded
 from .fused.shared import MOST_FACTORS, MOST_STRIDE
 from .layers import ACTIVATIONS, FactorLayer, shuffle_layer
-from .network import BlockLayer, Network
+from .network import BlockLayer, StagedNetwork
 from .workspace import Workspace
 
 _Arguments = tuple[list[Tensor], list[Tensor], Tensor, list[int], int, list[int]]
@@ -297,7 +297,7 @@ class InferenceNetwork(nn.Module):
         channels_last: memory format that images are brought into; False: contiguous.
     """
 
-    def __init__(self, network: Network, plans: Sequence[str], channels_last: bool) -> None:
+    def __init__(self, network: StagedNetwork, plans: Sequence[str], channels_last: bool) -> None:
         super().__init__()
         layers = block_layers(network)
         if len(plans) != len(layers):
@@ -339,7 +339,7 @@ class InferenceNetwork(nn.Module):
         return next(each.dtype for each in self.buffers() if each.is_floating_point())
 
 
-def block_layers(network: Network) -> list[BlockLayer]:
+def block_layers(network: StagedNetwork) -> list[BlockLayer]:
     """The stem and the blocks, in order."""
     return [
         network.stem,

@@ -38,7 +38,7 @@ from ..spec.conditions import path_counts
 from ..spec.learning import Gap, LearningRule, gaps, written_at
 from ..spec.permutations import Order, invert
 from .layers import ACTIVATIONS, FactorLayer, convolution
-from .network import Network, block_layer, module_name
+from .network import StagedNetwork, block_layer, module_name
 from .products import planned
 from .sides import CLOSED, CLOSED_EARLY, SIDES, WARM_UP, SharedSide, Side, complete, part
 
@@ -146,7 +146,7 @@ class LearnedShuffles:
         UsageError: a learned shuffle that has nothing to learn (`spec.learning.reduced` takes those out).
     """
 
-    def __init__(self, network: Network, rule: LearningRule, *, seed: int, keep_weights: bool = False) -> None:
+    def __init__(self, network: StagedNetwork, rule: LearningRule, *, seed: int, keep_weights: bool = False) -> None:
         self.architecture, self.rule, self._seed = network.architecture, rule, seed
         self.gaps, reasons = gaps(network.architecture)
         if reasons:

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from .base import Network
 from .inference import InferenceNetwork
-from .network import Network
 
 if TYPE_CHECKING:
+    from .graph_inference import GraphInference
     from .plans import PlanTimes
 
 _COUNTED = ("conv", "linear", "addmm")
@@ -86,7 +87,7 @@ def fused_handles() -> dict[str, Any]:
 
 def optimized(
     network: Network, *, device: str = "cpu", batch: int = 1, threads: int = 1, known: PlanTimes | None = None
-) -> InferenceNetwork:
+) -> InferenceNetwork | GraphInference:
     """A copy of the network as fast as it runs there: its plans are measured on that device, with that batch and those threads.
 
     Args:
@@ -133,7 +134,7 @@ def latency(
     images = example_images(network, batch).to(device=device, dtype=types[dtype])
     execution = "optimized"
     if isinstance(copied, Network):
-        execution = copied.stem.execution
+        execution = copied.execution
         copied = copied.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     with _threads(threads):

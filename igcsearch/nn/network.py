@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
-from ..spec import Architecture, Block
+from ..spec import Architecture, Block, GraphArchitecture, StagedArchitecture
+from .base import Network
 from .layers import ACTIVATIONS, FactorLayer, SqueezeExcitationLayer, step_layers
 from .products import planned
 
 if TYPE_CHECKING:
     from .inference import InferenceNetwork
     from .plans import PlanTimes
-
-EXECUTIONS = ("auto", "plain")
 
 
 class BlockLayer(nn.Module):
@@ -41,10 +39,8 @@ class BlockLayer(nn.Module):
         return ACTIVATIONS[self.activation](y_NCHW)
 
 
-class Network(nn.Module):
-    """The module of an architecture. Images (N, in_channels, H, W), float, to logits (N, num_classes).
-
-    Its `classifier` may be replaced by `nn.Identity()`: then it gives pooled features (N, features).
+class StagedNetwork(Network):
+    """The module of a staged architecture.
 
     Args:
         architecture: what to build; kept as `network.architecture`.
@@ -55,9 +51,9 @@ class Network(nn.Module):
         UsageError: an unknown execution.
     """
 
-    def __init__(self, architecture: Architecture, execution: str = "auto") -> None:
+    def __init__(self, architecture: StagedArchitecture, execution: str = "auto") -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture: StagedArchitecture = architecture
         self.stem = BlockLayer(architecture.stem)
         self.stages = nn.ModuleList(
             nn.Sequential(*(BlockLayer(block) for block in stage.blocks)) for stage in architecture.stages
@@ -67,10 +63,13 @@ class Network(nn.Module):
         self.classifier: nn.Linear | nn.Identity = nn.Linear(architecture.features, architecture.num_classes)
         self.set_execution(execution)
 
-    def set_execution(self, execution: str) -> Network:
+    def remove_classifier(self) -> None:
+        """Give pooled features from now on."""
+        self.classifier = nn.Identity()
+
+    def set_execution(self, execution: str) -> StagedNetwork:
         """Choose "auto" or "plain"; returns the network."""
-        if execution not in EXECUTIONS:
-            raise UsageError(f"unknown execution {execution!r}; known: {', '.join(EXECUTIONS)}")
+        super().set_execution(execution)
         for module in self.modules():
             if isinstance(module, BlockLayer):
                 module.execution = execution
@@ -96,7 +95,7 @@ class Network(nn.Module):
         return cast(Tensor, self.classifier(self.dropout(self.forward_features(x_NCHW))))
 
 
-def block_layer(network: Network, block: str) -> BlockLayer:
+def block_layer(network: nn.Module, block: str) -> BlockLayer:
     """The layer of a block by the name that `Architecture.blocks` gives it."""
     found = network.get_submodule(module_name(block))
     assert isinstance(found, BlockLayer)
@@ -111,9 +110,19 @@ def module_name(block: str) -> str:
     return f"stages.{int(stage.removeprefix('stage')) - 1}.{int(position.removeprefix('block')) - 1}"
 
 
+def module_of(architecture: Architecture, execution: str = "auto") -> Network:
+    """The architecture's module, of its kind, with weights that nobody has set."""
+    if isinstance(architecture, StagedArchitecture):
+        return StagedNetwork(architecture, execution)
+    from .graph import GraphNetwork
+
+    assert isinstance(architecture, GraphArchitecture)
+    return GraphNetwork(architecture, execution)
+
+
 def build(architecture: Architecture, seed: int | None = None, execution: str = "auto") -> Network:
     """The architecture's network, initialised from `seed` (from torch's global generator if None)."""
-    network = Network(architecture, execution)
+    network = module_of(architecture, execution)
     initialise(network, seed)
     return network
 
@@ -128,6 +137,9 @@ def initialise(network: nn.Module, seed: int | None = None) -> None:
     """
     generator = torch.Generator()
     generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
+    if not isinstance(network, StagedNetwork) and isinstance(network, Network):
+        network.initialise(generator)
+        return
     for module in network.modules():
         if isinstance(module, FactorLayer):
             gain = 1.0 if not module.factor.norm and module.factor.activation is None else 2.0

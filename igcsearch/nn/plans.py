@@ -27,7 +27,7 @@ from ..spec import Block
 from ..spec.parts import Part
 from .fused.library import kernels, source_hash
 from .inference import PLANS, InferenceNetwork, PlannedBlock, block_layers, default_plan
-from .network import BlockLayer, Network
+from .network import BlockLayer, StagedNetwork
 from .workspace import Workspace
 
 log = logging.getLogger("igcsearch")
@@ -40,7 +40,7 @@ SAMPLE_S = 0.0003  # of one turn, in as many passes as that takes
 
 
 def optimize_for_inference(
-    network: Network, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
+    network: StagedNetwork, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
 ) -> InferenceNetwork:
     """The network for inference: norms folded, every block by its fastest plan. Same results to rounding; float32.
 
@@ -123,7 +123,7 @@ def _in_format(x_NCHW: Tensor, channels_last: bool) -> Tensor:
     return x_NCHW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def _fastest(network: Network, example: Tensor, channels_last: bool, known: PlanTimes) -> tuple[list[str], float]:
+def _fastest(network: StagedNetwork, example: Tensor, channels_last: bool, known: PlanTimes) -> tuple[list[str], float]:
     """The best plan of every block, and their milliseconds together."""
     x_NCHW = _in_format(example, channels_last)
     blocks = (block for _, block in network.architecture.blocks())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..entries import Entry, read_entry, user_zoo, write_entry
 from ..entries.entry import CARD, looks_like_entry
 from ..errors import UsageError
-from ..nn import Network
+from ..nn import module_of
 from ..search.retrained import FINALISTS, FOLDER, read_json, write_json
 from ..training import DataSpec, Recipe, evaluate
 from .choose import checked_ids, finalists, named
@@ -224,7 +224,7 @@ def _test(setting: Setting, job: Job, record: Mapping[str, Any]) -> float:
     path, of = job.file("test", ".json"), {"test_split": setting.data.test.fingerprint, "weights_sha256": weights}
     stored = read_json(path)
     if stored is None or {name: stored.get(name) for name in of} != of:
-        network = Network(architecture_of(job, record))
+        network = module_of(architecture_of(job, record))
         network.load_state_dict(weights_of(job), strict=True)
         accuracy, images = evaluate(network, setting.data.test, device=setting.device)
         stored = {"test_accuracy": accuracy, "images": images, **of}

@@ -90,11 +90,11 @@ def rows_of(pattern: str | None = None) -> list[Reference]:
 
 def reproduced(references: Sequence[Reference]) -> Iterator[Reproduced]:
     """Each network built and counted, one after another: about 0.2 s each, large ones some seconds."""
-    from ..nn import Network
+    from ..nn import module_of
     from ..nn.measure import fvcore_macs
 
     for reference in references:
-        network = Network(reference.architecture, "plain")
+        network = module_of(reference.architecture, "plain")
         built = sum(parameter.numel() for parameter in network.parameters())
         yield Reproduced(reference, built, fvcore_macs(network).macs)
 
@@ -168,7 +168,7 @@ def _has_block(row: Reproduced) -> bool:
 
 
 def _block_weights(reference: Reference) -> int:
-    return sum(factor.weights for factor in reference.architecture.stages[0].blocks[0].factors)
+    return sum(factor.weights for factor in dict(reference.architecture.blocks())["stage1.block1"].factors)
 
 
 def summary(rows: Sequence[Reproduced]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from igcsearch.errors import UsageError
-from igcsearch.spec import Architecture, Block, Factor, Parallel, Problem, Step
+from igcsearch.spec import Architecture, Block, Factor, Parallel, Problem, StagedArchitecture, Step
 from igcsearch.spec.block import every_factor
 
 from .settle import Space
@@ -116,6 +116,7 @@ class _Features:
     """What is compared of a network."""
 
     def __init__(self, architecture: Architecture) -> None:
+        assert isinstance(architecture, StagedArchitecture)  # spaces propose no other
         stages = architecture.stages
         widths = [architecture.stem.out_channels, *(stage.blocks[-1].out_channels for stage in stages)]
         self.key, self.hash = architecture.key, architecture.hash

@@ -1,9 +1,11 @@
 """Floor 0: what networks are, as pure data, and what can be said of them without building one. No torch."""
 
-from .architecture import SCHEMA, Architecture, Head, Stage
+from .architecture import SCHEMA, Architecture
 from .block import Block, Parallel, Step
 from .factor import ACTIVATIONS, Factor, Shuffle
+from .graph import GraphArchitecture
 from .problem import Budget, Cost, Problem
+from .staged import Head, Stage, StagedArchitecture
 from .steps import ChannelStep, NormAct, Pool, SqueezeExcitation
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "ChannelStep",
     "Cost",
     "Factor",
+    "GraphArchitecture",
     "Head",
     "NormAct",
     "Parallel",
@@ -23,5 +26,6 @@ __all__ = [
     "Shuffle",
     "SqueezeExcitation",
     "Stage",
+    "StagedArchitecture",
     "Step",
 ]

@@ -7,7 +7,6 @@ of the modules that a network was made of, so that a state dict keeps its keys.
 from __future__ import annotations
 
 import hashlib
-import json
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -15,8 +14,9 @@ from functools import cached_property
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError, near
+from .architecture import SCHEMA, Architecture
 from .operations import OPERATIONS, Convolution, Linear, Operation, Shape
-from .problem import Budget, Cost, Problem
+from .problem import Cost, Problem
 from .serialise import canonical, check_fields, check_list, check_object
 
 INPUT = "input"
@@ -40,7 +40,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class GraphArchitecture:
+class GraphArchitecture(Architecture):
     """One whole network of the kind `graph`.
 
     Args:
@@ -90,16 +90,6 @@ class GraphArchitecture:
         params = sum(node.operation.params for node in self.nodes if node.shares is None)
         return Cost(params, sum(node.operation.macs(self.shapes[node.name]) for node in self.nodes))
 
-    @property
-    def params(self) -> int:
-        """Trainable parameters; those that several nodes share count once."""
-        return self.cost.params
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of one image."""
-        return self.cost.macs
-
     def node(self, name: str) -> Node:
         """The node of that name.
 
@@ -136,9 +126,11 @@ class GraphArchitecture:
         last = self.nodes[-1]
         return last if isinstance(last.operation, Linear) and last.shares is None else None
 
-    def problem(self, budget: Budget | None = None) -> Problem:
-        """The problem that the network answers."""
-        return Problem(self.image_size, self.in_channels, self.num_classes, budget or Budget())
+    @property
+    def features(self) -> int:
+        """What the last linear layer reads; the number of classes where there is none at the end."""
+        last = self.classifier
+        return last.operation.in_features if last and isinstance(last.operation, Linear) else self.num_classes
 
     def with_nodes(self, nodes: Sequence[Node]) -> GraphArchitecture:
         """The same network with other nodes."""
@@ -202,8 +194,6 @@ class GraphArchitecture:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data with the schema version. A node that reads the one before it alone does not say so."""
-        from .architecture import SCHEMA
-
         nodes, before = [], INPUT
         for node in self.nodes:
             data = {"name": node.name, "op": node.operation.op, **_operation_data(node.operation)}
@@ -216,10 +206,6 @@ class GraphArchitecture:
         sizes = {"in_channels": self.in_channels, "image_size": self.image_size, "num_classes": self.num_classes}
         family = {} if self.family == "graph" else {"family": self.family}
         return {"schema": SCHEMA, "kind": "graph", **family, **sizes, "nodes": nodes}
-
-    def to_json(self, indent: int | None = None) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=indent)
 
 
 def parse_graph(given: dict[str, Any]) -> GraphArchitecture:

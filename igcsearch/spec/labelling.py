@@ -30,7 +30,7 @@ def canonical_wiring(architecture: Architecture) -> str:
     nodes = [graph.node(f"image {c}") for c in range(architecture.in_channels)]  # an image's channels have their places
     for name, block in architecture.blocks():
         nodes = graph.block(block, nodes, name)
-    graph.steps(architecture.head.steps, nodes, "head")
+    graph.steps(architecture.head_steps, nodes, "head")
     drawn = igraph.Graph(n=len(graph.colours), edges=graph.edges)
     drawn.vs["colour"] = graph.colours
     drawn = drawn.permute_vertices(drawn.canonical_permutation(color=graph.colours))

@@ -22,6 +22,7 @@ from .conditions import level
 from .factor import Factor, Shuffle
 from .grouping import Choice, learns_groups, reduced_groups, with_groups
 from .permutations import compose
+from .staged import StagedArchitecture
 from .steps import ChannelStep
 
 WAYS = ("assignment", "sinkhorn", "lipschitz")
@@ -116,7 +117,7 @@ def gaps(architecture: Architecture) -> tuple[list[Gap], list[str]]:
     found: list[Gap] = []
     reasons: list[str] = []
     named = list(architecture.blocks())
-    chain = _Chain(tuple(block for _, block in named), architecture.head.steps)
+    chain = _Chain(tuple(block for _, block in named), architecture.head_steps)
     for position, (name, block) in enumerate(named):
         for index, step in enumerate(block.steps):
             if isinstance(step, ChannelStep) or step.shuffle.kind != "learned":
@@ -127,7 +128,7 @@ def gaps(architecture: Architecture) -> tuple[list[Gap], list[str]]:
         inner = [*_inner(block.steps), *every_factor(block.shortcut or ())]
         if any(factor.shuffle.kind == "learned" for factor in inner):
             reasons.append(f"{name}: in lanes and shortcuts no shuffle is learned")
-    if any(factor.shuffle.kind == "learned" for factor in every_factor(architecture.head.steps)):
+    if any(factor.shuffle.kind == "learned" for factor in every_factor(architecture.head_steps)):
         reasons.append("head: the classifier absorbs any order of its channels (2)")
     return found, reasons
 
@@ -221,7 +222,7 @@ def is_learned(architecture: Architecture) -> bool:
 
 def learns_shuffles(architecture: Architecture) -> bool:
     """True if a shuffle is still to be learned, whether or not there is something to learn."""
-    blocks = [*(block.steps + (block.shortcut or ()) for _, block in architecture.blocks()), architecture.head.steps]
+    blocks = [*(block.steps + (block.shortcut or ()) for _, block in architecture.blocks()), architecture.head_steps]
     return any(shuffle.kind == "learned" for steps in blocks for shuffle in _shuffles(steps))
 
 
@@ -385,5 +386,7 @@ def _rebuilt(
             else replace(block, steps=steps, shortcut=shortcut)
         )
 
-    head = replace(architecture.head, steps=rest(architecture.head.steps))
-    return replace(architecture.with_blocks([block_of(*named) for named in architecture.blocks()]), head=head)
+    rebuilt = architecture.with_blocks([block_of(*named) for named in architecture.blocks()])
+    if isinstance(rebuilt, StagedArchitecture):
+        rebuilt = replace(rebuilt, head=replace(rebuilt.head, steps=rest(rebuilt.head_steps)))
+    return rebuilt

@@ -93,8 +93,8 @@ def parts(architecture: Architecture) -> Iterator[Part]:
     for _, block in architecture.blocks():
         yield Part(block, channels, size)
         channels, size = block.out_channels, block.cost_at(size)[1]
-    if architecture.head.steps:
-        head = Block(architecture.head.steps)
+    if architecture.head_steps:
+        head = Block(architecture.head_steps)
         yield Part(head, channels, size, head=True)
         channels, size = head.out_channels, head.cost_at(size)[1]
     yield Part(None, channels, size, architecture.num_classes)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from igcsearch.errors import UsageError
 from igcsearch.nn.grouping import LearnedGroups
 from igcsearch.nn.learned import LearnedShuffles
-from igcsearch.nn.network import Network
+from igcsearch.nn.network import StagedNetwork
 from igcsearch.nn.sides import READ, WARM_UP
 from igcsearch.spec.grouping import Choice, Digits, learns_groups
 from igcsearch.spec.permutations import Order
@@ -55,7 +55,7 @@ class SoftPhase:
     """
 
     def __init__(
-        self, network: Network, average: Network | None, recipe: Recipe, steps: int, *, keep_weights: bool
+        self, network: StagedNetwork, average: StagedNetwork | None, recipe: Recipe, steps: int, *, keep_weights: bool
     ) -> None:
         rule = recipe.learning
         if keep_weights and learns_groups(network.architecture):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from igcsearch.nn import build
+from igcsearch.nn import StagedNetwork, build
 from igcsearch.nn.learned import is_mask
 from igcsearch.spec import Architecture
 from igcsearch.spec.learning import hardened, is_learned
@@ -92,6 +92,8 @@ class Stepper:
         if is_learned(architecture):
             if state is not None:
                 network.load_state_dict(state)
+            assert isinstance(network, StagedNetwork)  # graphs have nothing to learn
+            assert isinstance(averaged, StagedNetwork | None)
             self.soft = SoftPhase(network, averaged, recipe, self.steps, keep_weights=state is not None)
             self.learned = self.soft.record
             state = average = None

@@ -12,7 +12,7 @@ import torch
 
 from igcsearch.entries import Entry, create_model, list_entries, load, read_entry, read_folder, write_entry
 from igcsearch.entries.models import read_weights
-from igcsearch.nn import Network
+from igcsearch.nn import StagedNetwork
 from igcsearch.spec import Architecture
 
 
@@ -26,7 +26,7 @@ def test_weights_come_back_bit_for_bit(entry: Entry, weights: dict[str, torch.Te
 def test_logits_are_those_of_the_written_network(
     entry: Entry, architecture: Architecture, weights: dict[str, torch.Tensor]
 ) -> None:
-    original = Network(architecture)
+    original = StagedNetwork(architecture)
     original.load_state_dict(weights)
     images_NCHW = torch.randn(4, 3, 8, 8)
     with torch.no_grad():

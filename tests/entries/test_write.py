@@ -137,9 +137,9 @@ import sys
 import torch
 torch.set_num_threads(1)
 from igcsearch.entries import read_folder, write_entry
-from igcsearch.nn import Network
+from igcsearch.nn import StagedNetwork
 entry = read_folder(sys.argv[1])
-state = Network(entry.architecture).state_dict()
+state = StagedNetwork(entry.architecture).state_dict()
 print("ready", flush=True)
 number = 0
 while True:

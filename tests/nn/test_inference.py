@@ -15,7 +15,17 @@ from igcsearch.nn import build, measure, plans
 from igcsearch.nn.fused import fused_available
 from igcsearch.nn.inference import PLANS, FusedRun, InferenceNetwork, block_layers
 from igcsearch.nn.layers import FactorLayer
-from igcsearch.spec import Architecture, Block, Factor, Head, Parallel, Pool, Problem, Shuffle, Stage
+from igcsearch.spec import (
+    Block,
+    Factor,
+    Head,
+    Parallel,
+    Pool,
+    Problem,
+    Shuffle,
+    Stage,
+    StagedArchitecture,
+)
 
 needs_kernels = pytest.mark.skipif(
     not fused_available("cpu", torch.float32), reason="no compiler for the fused kernels"
@@ -82,7 +92,7 @@ def odd_ones():
     )
     stem = Block((Factor(3, 24, kernel_size=3, norm=True),), activation="relu")
     head = Head((Factor(20, 40, groups=4, norm=True, activation="relu"), Factor(40, 40, norm=True)))
-    return Architecture(3, 16, 10, stem, (Stage(blocks),), head)
+    return StagedArchitecture(3, 16, 10, stem, (Stage(blocks),), head)
 
 
 ARCHITECTURES = {

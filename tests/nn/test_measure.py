@@ -7,7 +7,17 @@ import pytest
 from igcsearch.blocks import FAMILIES, igcv1, igcv2, igcv2_uniform, network, stage
 from igcsearch.errors import UsageError
 from igcsearch.nn import build, measure
-from igcsearch.spec import Architecture, Block, Factor, Parallel, Pool, Problem, Shuffle, Stage
+from igcsearch.spec import (
+    Architecture,
+    Block,
+    Factor,
+    Parallel,
+    Pool,
+    Problem,
+    Shuffle,
+    Stage,
+    StagedArchitecture,
+)
 from igcsearch.spec.conditions import factorizations
 
 #: Families that need no options of their own to fit the widths below, or these.
@@ -72,7 +82,7 @@ def test_lanes_pools_and_biases_are_counted() -> None:
     lanes = Parallel(((), (Factor(8, 8, 3, groups=2, bias=True),)), 16, split=(8, 8), shuffle=Shuffle("interleave"))
     stem = Block((Factor(3, 16, 7, stride=2, norm=True), Pool(16)))
     tail = Block((lanes, Factor(16, 12, dilation=2, kernel_size=3)), shortcut=(Factor(16, 12),))
-    check(Architecture(3, 32, 4, stem, (Stage((tail,)),)))
+    check(StagedArchitecture(3, 32, 4, stem, (Stage((tail,)),)))
 
 
 def test_measuring_leaves_the_network_as_it_was() -> None:

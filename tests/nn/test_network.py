@@ -29,7 +29,7 @@ from igcsearch.blocks import (
     xception,
 )
 from igcsearch.errors import UsageError
-from igcsearch.nn import Network, build
+from igcsearch.nn import StagedNetwork, build
 from igcsearch.nn.layers import FactorLayer
 from igcsearch.nn.network import BlockLayer
 from igcsearch.spec import Architecture, Block, Factor, Head, Parallel, Pool, Problem, Shuffle
@@ -184,11 +184,11 @@ def test_copies_moves_and_pickles_keep_working() -> None:
 
 def test_head_steps_dropout_and_shapes() -> None:
     architecture = sample()
-    net = Network(replace(architecture, head=Head(architecture.head.steps, 0.5)))
+    net = StagedNetwork(replace(architecture, head=Head(architecture.head.steps, 0.5)))
     assert net.forward_features(torch.zeros(2, 3, 16, 16)).shape == (2, 24)
     assert net(torch.zeros(1, 3, 16, 16)).shape == (1, 5)
 
 
 def test_unknown_execution() -> None:
     with pytest.raises(UsageError, match="unknown execution 'fast'"):
-        Network(sample(), "fast")
+        StagedNetwork(sample(), "fast")

@@ -13,7 +13,16 @@ from igcsearch.nn import build, measure
 from igcsearch.nn.carry import carry_over
 from igcsearch.nn.inference import PLANS, InferenceNetwork, block_layers
 from igcsearch.nn.layers import NormActLayer, SqueezeExcitationLayer, step_layer
-from igcsearch.spec import Architecture, Block, Factor, Head, NormAct, SqueezeExcitation, Stage
+from igcsearch.spec import (
+    Architecture,
+    Block,
+    Factor,
+    Head,
+    NormAct,
+    SqueezeExcitation,
+    Stage,
+    StagedArchitecture,
+)
 
 
 def lively(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -83,7 +92,7 @@ def several() -> Architecture:
     )
     stem = Block((Factor(3, 12, 3, norm=True), NormAct(12, activation="relu")))
     head = Head((NormAct(48, norm=True, activation="relu"), SqueezeExcitation(48, 8)))
-    return Architecture(3, 16, 10, stem, (Stage(blocks),), head)
+    return StagedArchitecture(3, 16, 10, stem, (Stage(blocks),), head)
 
 
 @pytest.mark.parametrize("plan", PLANS)

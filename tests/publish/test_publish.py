@@ -21,7 +21,7 @@ import torch
 
 from igcsearch.entries import load, read_folder
 from igcsearch.errors import UsageError
-from igcsearch.nn import Network
+from igcsearch.nn import StagedNetwork
 from igcsearch.publish import events, finalists, publish, read_finalists, rounds
 from igcsearch.publish.retrain import Job
 from igcsearch.publish.workers import OnMessage
@@ -236,7 +236,7 @@ def test_bad_input_before_any_training(tmp_path: Path) -> None:
         publish(study, to=tmp_path / "zoo")  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         publish(tmp_path / "nowhere", to=tmp_path / "zoo")
-    network = Network(study.found[0].architecture)
+    network = StagedNetwork(study.found[0].architecture)
     with pytest.raises(UsageError, match=r"a Network is no study; give one of igcsearch.open_study.*write_entry"):
         publish(network, to=tmp_path / "zoo")  # type: ignore[arg-type]
     assert not list((study.path / "publish").glob("*/seed*"))

@@ -21,6 +21,7 @@ from igcsearch.spec import (
     Shuffle,
     SqueezeExcitation,
     Stage,
+    StagedArchitecture,
 )
 from igcsearch.spec.architecture import SCHEMA
 from igcsearch.spec.serialise import canonical
@@ -61,7 +62,7 @@ def odd() -> Architecture:
         family="odd",
     )
     stem = Block((Factor(3, 16, 7, stride=2, norm=True, activation="relu"), Pool(16), Pool(16, "avg", 2, 1)))
-    return Architecture(3, 32, 7, stem, (Stage((block, block)),), Head((Factor(16, 40),), dropout=0.25))
+    return StagedArchitecture(3, 32, 7, stem, (Stage((block, block)),), Head((Factor(16, 40),), dropout=0.25))
 
 
 @pytest.mark.parametrize("architecture", [small(), small(head_width=64, dropout=0.1), odd()])
@@ -95,7 +96,7 @@ def test_every_past_schema_version_loads_with_its_hash() -> None:
     [
         ({"schema": SCHEMA + 1}, "newer than"),
         ({"schema": None}, "expected a version"),
-        ({"kind": "graph"}, "'graph' is unknown"),
+        ({"kind": "tree"}, "'tree' is unknown"),
         ({"stages": 3}, "expected a JSON list"),
         (
             {"stem": {"steps": [{"in_channels": 3, "out_channels": 16, "kernelsize": 3}]}},
@@ -123,12 +124,12 @@ def test_text_that_is_no_json() -> None:
 def test_strides_that_leave_no_pixel() -> None:
     stem = Block((Factor(3, 8, 3), Pool(8, "max", 2, 2), Pool(8, "max", 2, 2), Pool(8, "max", 2, 2)))
     with pytest.raises(UsageError, match="leave no pixel of an image of 4"):
-        Architecture(3, 4, 10, stem, ())
+        StagedArchitecture(3, 4, 10, stem, ())
 
 
 def test_equal_networks_share_a_key_and_differing_ones_do_not() -> None:
     def of(*blocks: Block) -> str:
-        return Architecture(16, 8, 10, blocks[0], (Stage(blocks[1:]),) if blocks[1:] else ()).key
+        return StagedArchitecture(16, 8, 10, blocks[0], (Stage(blocks[1:]),) if blocks[1:] else ()).key
 
     def pair(shuffle: Shuffle, second: int = 4) -> Block:
         return Block((Factor(16, 16, groups=4, shuffle=shuffle), Factor(16, 16, groups=second)), family=shuffle.kind)

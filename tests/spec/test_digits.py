@@ -8,7 +8,7 @@ import pytest
 
 from igcsearch.blocks import igcv2, igcv3, xception
 from igcsearch.errors import UsageError
-from igcsearch.spec import Architecture, Budget, Problem, Stage
+from igcsearch.spec import Budget, Problem, Stage, StagedArchitecture
 from igcsearch.spec.conditions import level, path_counts
 from igcsearch.spec.digits import branch_widths, digit_table, prime_digits, with_digits
 
@@ -71,8 +71,8 @@ def test_a_factor_joins_channels_that_agree_in_all_other_digits():
 
 def test_the_same_classes_as_interleaves():
     block = igcv2(12, 12, branch_widths=(3, 4))
-    plain = Architecture(1, 8, 10, xception(1, 12), (Stage((block,)), Stage((xception(12, 12),))))
-    digits = Architecture(
+    plain = StagedArchitecture(1, 8, 10, xception(1, 12), (Stage((block,)), Stage((xception(12, 12),))))
+    digits = StagedArchitecture(
         1, 8, 10, xception(1, 12), (Stage((with_digits(block, (1, 1, 0)),)), Stage((xception(12, 12),)))
     )
     assert Problem(8, 1, 10, Budget()) == plain.problem()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from igcsearch.spec import Architecture, Block, Factor, Parallel, Pool, Shuffle, Stage
+from igcsearch.spec import Architecture, Block, Factor, Parallel, Pool, Shuffle, Stage, StagedArchitecture
 from igcsearch.spec.conditions import path_counts
 from igcsearch.spec.labelling import canonical_wiring
 
@@ -31,7 +31,7 @@ def chain(
         for count, order in zip(groups, orders, strict=True)
     ]
     block = Block(tuple(factors), shortcut=() if shortcut else None)
-    return Architecture(3, 8, 10, Block((Factor(3, channels, 3),)), (Stage((block,)),))
+    return StagedArchitecture(3, 8, 10, Block((Factor(3, channels, 3),)), (Stage((block,)),))
 
 
 def relabelled(
@@ -145,7 +145,7 @@ def test_strict_products_of_two_factors_are_one_network() -> None:
             complementary += 1
             keys.add(network.key)
     assert complementary == 2**3 * 6**2
-    interleaved = Architecture(
+    interleaved = StagedArchitecture(
         3, 8, 10, Block((Factor(3, 6, 3),)), (Stage((Block((Factor(6, 6, groups=3), Factor(6, 6, groups=2))),)),)
     )
     assert keys == {interleaved.key}
@@ -177,7 +177,7 @@ def test_what_a_weisfeiler_lehman_hash_confuses() -> None:
 def test_one_path_wirings_of_eight_channels() -> None:
     rng = random.Random(0)
     keys: dict[str, set[bool]] = {}
-    interleaved = Architecture(
+    interleaved = StagedArchitecture(
         3, 8, 10, Block((Factor(3, 8, 3),)), (Stage((Block((Factor(8, 8, groups=4),) * 3),)),)
     ).key
     for _ in range(4000):
@@ -195,7 +195,7 @@ def test_one_path_wirings_of_eight_channels() -> None:
 def test_the_same_as_interleaved_has_its_key() -> None:
     for widths in ((3, 4), (4, 3)):
         groups = [12 // width for width in widths]
-        plain = Architecture(
+        plain = StagedArchitecture(
             3, 8, 10, Block((Factor(3, 12, 3),)), (Stage((Block(tuple(Factor(12, 12, groups=g) for g in groups)),)),)
         )
         orders = [factor.order for factor in plain.stages[0].blocks[0].factors]
@@ -212,7 +212,7 @@ def test_across_blocks_lanes_and_pools() -> None:
     def network(order: Sequence[int], lane: Sequence[int]) -> Architecture:
         lanes = Parallel(((Factor(6, 6, groups=3, shuffle=explicit(lane)),), ()), 12, split=(6, 6))
         first = Block((Factor(12, 12, groups=4, shuffle=explicit(order)), Pool(12), lanes))
-        return Architecture(
+        return StagedArchitecture(
             3, 16, 10, Block((Factor(3, 12, 3),)), (Stage((first, Block((Factor(12, 12, groups=3),)))),)
         )
 
@@ -228,7 +228,7 @@ def test_across_blocks_lanes_and_pools() -> None:
 def test_the_channels_of_an_image_keep_their_places() -> None:
     def key(order: Sequence[int]) -> str:
         stem = Block((Factor(6, 6, groups=6, shuffle=explicit(order)), Factor(6, 6, 3, groups=3)))
-        return Architecture(6, 8, 10, stem, ()).key
+        return StagedArchitecture(6, 8, 10, stem, ()).key
 
     assert key([1, 0, 2, 3, 4, 5]) == key(range(6))  # one branch reads both
     assert key([2, 1, 0, 3, 4, 5]) != key(range(6))

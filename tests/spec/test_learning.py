@@ -9,7 +9,17 @@ import pytest
 
 from igcsearch.blocks import FAMILIES, igcv2, igcv3, network, stage, xception
 from igcsearch.errors import UsageError
-from igcsearch.spec import Architecture, Block, Budget, Factor, Parallel, Problem, Shuffle, Stage
+from igcsearch.spec import (
+    Architecture,
+    Block,
+    Budget,
+    Factor,
+    Parallel,
+    Problem,
+    Shuffle,
+    Stage,
+    StagedArchitecture,
+)
 from igcsearch.spec.conditions import level, path_counts
 from igcsearch.spec.learning import LearningRule, gaps, hardened, is_learned, opened, reduced
 from igcsearch.spec.parts import parts
@@ -248,7 +258,7 @@ def _with_shuffle(architecture: Architecture, name: str, index: int, shuffle: Sh
 
 def test_channels_of_an_image_have_places():
     stem = Block((Factor(12, 12, kernel_size=3, groups=12, shuffle=LEARNED), Factor(12, 12, groups=4, norm=True)))
-    architecture = Architecture(12, 8, 10, stem, (Stage((xception(12, 12),)),))
+    architecture = StagedArchitecture(12, 8, 10, stem, (Stage((xception(12, 12),)),))
     assert [gap.name for gap in gaps(architecture)[0]] == ["stem.step0"]
 
 

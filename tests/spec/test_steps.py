@@ -23,6 +23,7 @@ from igcsearch.spec import (
     Shuffle,
     SqueezeExcitation,
     Stage,
+    StagedArchitecture,
 )
 from igcsearch.spec.conditions import is_strict, path_counts, paths
 from igcsearch.spec.learning import gaps, hardened, opened
@@ -156,7 +157,7 @@ def explicit(order: Sequence[int]) -> Shuffle:
 def around(*steps: Factor | ChannelStep, shortcut: tuple[()] | None = None) -> Architecture:
     """Those steps between a dense stem and a group convolution."""
     blocks = (Block(steps, shortcut=shortcut), Block((Factor(12, 12, groups=3),)))
-    return Architecture(3, 8, 10, Block((Factor(3, 12, 3),)), (Stage(blocks),))
+    return StagedArchitecture(3, 8, 10, Block((Factor(3, 12, 3),)), (Stage(blocks),))
 
 
 # Rule: a relabelling of channels goes through channel steps, their own weights follow.
@@ -217,7 +218,7 @@ def test_hardening_rebuilds_what_stands_around() -> None:
 
 def test_the_head_may_hold_them() -> None:
     stem = Block((Factor(3, 12, 3),))
-    bare = Architecture(3, 8, 10, stem, ())
+    bare = StagedArchitecture(3, 8, 10, stem, ())
     full = replace(bare, head=Head((NormAct(12, norm=True, activation="relu"), SqueezeExcitation(12, 4))))
     assert Architecture.from_json(full.to_json()) == full
     assert full.params - bare.params == 24 + 2 * 48 + 16

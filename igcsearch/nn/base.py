@@ -1,0 +1,60 @@
+"""What the module of every architecture is; network.py and graph.py have one for each kind. Floor 3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..spec import Architecture
+
+if TYPE_CHECKING:
+    from .graph_inference import GraphInference
+    from .inference import InferenceNetwork
+    from .plans import PlanTimes
+
+EXECUTIONS = ("auto", "plain")
+
+
+class Network(nn.Module):
+    """The module of an architecture. Images (N, in_channels, H, W), float, to logits (N, num_classes).
+
+    Attributes:
+        architecture: what it was built of.
+        execution: "auto": as fast as training can be, "plain": stock operators, as the specification reads. Same parameters and
+            state dict, same results to rounding.
+    """
+
+    architecture: Architecture
+    execution: str
+
+    def set_execution(self, execution: str) -> Network:
+        """Choose "auto" or "plain"; returns the network.
+
+        Raises:
+            UsageError: another word.
+        """
+        if execution not in EXECUTIONS:
+            raise UsageError(f"unknown execution {execution!r}; known: {', '.join(EXECUTIONS)}")
+        self.execution = execution
+        return self
+
+    def remove_classifier(self) -> None:
+        """Give from now on what the last linear layer reads, (N, features)."""
+        raise NotImplementedError
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fresh weights from random numbers; see `network.initialise`."""
+        raise NotImplementedError
+
+    def forward_features(self, x_NCHW: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to what the classifier reads, (N, features)."""
+        raise NotImplementedError
+
+    def optimize_for_inference(
+        self, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
+    ) -> InferenceNetwork | GraphInference:
+        """The same network for inference, as fast as this machine runs it; see `plans.optimize_for_inference`."""
+        raise NotImplementedError
