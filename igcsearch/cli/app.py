@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import UsageError, near
-from . import check, export, models, publish, reproduce, search, study, train, zoo
+from . import check, compress, export, models, publish, reproduce, search, study, train, zoo
 
 DEBUG = "IGCSEARCH_DEBUG"
 
@@ -41,6 +41,7 @@ app.command("check", rich_help_panel="Networks")(check.check)
 app.command("reproduce", rich_help_panel="Networks")(reproduce.reproduce)
 app.command("train", rich_help_panel="Networks")(train.train)
 app.command("evaluate", rich_help_panel="Networks")(train.evaluate)
+app.command("compress", rich_help_panel="Networks")(compress.compress)
 app.command("export", rich_help_panel="Networks")(export.export)
 
 

@@ -43,6 +43,11 @@ def check(
     if block is not None and plot is None:
         raise UsageError(f"--block {block} says what --plot draws; add --plot FILE.svg")
     found = find(network)
+    if next(found.architecture.blocks(), None) is None:
+        raise UsageError(
+            f"check looks at products of factors; {found.name!r} is a graph of operations, as compression gives: "
+            f"'igcsearch profile {network}' shows its layers"
+        )
     blocks = [{"block": name, **block.report} for name, block in found.architecture.blocks()]
     if plot is not None:
         from ..report import write_paths

@@ -118,6 +118,21 @@ def _list_references(pattern: str, as_json: bool) -> None:
     print_table(columns, rows)
 
 
+def _convolutions(architecture: Architecture) -> list[dict[str, Any]]:
+    """Of a graph, what stands for the blocks: its convolutions."""
+    from ..spec import GraphArchitecture
+
+    if not isinstance(architecture, GraphArchitecture):
+        return []
+    rows = []
+    for node, convolution in architecture.convolutions():
+        channels, side, _ = architecture.shapes[node.name]
+        groups = "convolution" if convolution.groups == 1 else f"{convolution.groups} groups"
+        cost = {"params": convolution.params, "macs": convolution.macs(architecture.shapes[node.name])}
+        rows.append({"block": node.name, "family": groups, "out_channels": channels, "out_size": side, **cost})
+    return rows
+
+
 def _reference(reference: Reference) -> dict[str, Any]:
     cost = reference.architecture.cost
     return {
@@ -203,6 +218,7 @@ def profile(
         cost, side = block.cost_at(side)
         size = {"out_channels": block.out_channels, "out_size": side}
         blocks.append({"block": name, "family": block.family, **size, "params": cost.params, "macs": cost.macs})
+    blocks += _convolutions(found.architecture)
     cost = found.architecture.cost
     if as_json:
         counts = {"params": cost.params, "macs": cost.macs, "macs_fvcore": counted, "fvcore_total": total}
@@ -221,7 +237,15 @@ def profile(
         for b in blocks
     ]
     rest = (cost.params - sum(b["params"] for b in blocks), cost.macs - sum(b["macs"] for b in blocks))
-    rows.append(["head", "linear", str(found.architecture.num_classes), f"{rest[0]:,}", f"{rest[1]:,}"])
+    rows.append(
+        [
+            "head" if next(found.architecture.blocks(), None) else "rest",
+            "linear",
+            str(found.architecture.num_classes),
+            f"{rest[0]:,}",
+            f"{rest[1]:,}",
+        ]
+    )
     print_table(["block", "family", "output", ">params", ">MACs"], rows, title=found.name)
     print(f"parameters        {cost.params:,}")
     print(

@@ -1,0 +1,290 @@
+"""The command compress: a trained dense network to one of group convolutions, inside a budget. Floor 8."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError, near
+from ..machine import available_cores, keep_freed_memory, thread_settings
+from ..wording import percent, plural, short
+from . import options
+from .output import print_json, print_table, say
+from .sizes import parse_size
+
+if TYPE_CHECKING:
+    from ..compress.source import Source
+    from ..spec import Architecture
+    from ..training import ImageData
+
+METHODS = ("permute", "auto")
+_HOW = "How it compresses"
+
+#: A limit: a share of the network's own cost, or a number.
+Limit = Callable[[int], int]
+
+
+def limit(text: str) -> Limit:
+    """ "50%" of what the network has, or a number such as 20M."""
+    given = str(text).strip()
+    if not given.endswith("%"):
+        size = parse_size(given, "")
+        return lambda whole: size
+    share = options.number(given[:-1]) / 100
+    if not 0 < share <= 1:
+        raise UsageError(f"{given!r} is no share; give one above 0 % and up to 100 %, or a number such as 20M")
+    return lambda whole: math.floor(share * whole)
+
+
+def epochs_number(text: str | int) -> int:
+    """A whole number of at least 0."""
+    return 0 if str(text).strip() == "0" else parse_size(str(text), "")
+
+
+def compress(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A published entry (name or folder), torchvision:NAME, timm:NAME, or file.py:function (returns an nn.Module).",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help=options.DATA_HELP + " Without it nothing is measured or trained.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
+    max_macs: Annotated[
+        Limit | None,
+        typer.Option(
+            "--max-macs", parser=limit, metavar="50%|N", help="Multiply-adds at most: a share of the network's, or 20M."
+        ),
+    ] = None,
+    max_params: Annotated[
+        Limit | None,
+        typer.Option(
+            "--max-params", parser=limit, metavar="50%|N", help="Parameters at most: a share of the network's, or 200k."
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="permute|auto",
+            help="permute: learned permutations, layers cut into groups.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "permute",
+    criterion: Annotated[
+        str,
+        typer.Option(
+            "--criterion",
+            metavar="l1|l2|taylor",
+            help="What a kernel is worth: a norm, or by gradients on 1,024 images.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "l2",
+    gathers: Annotated[
+        bool,
+        typer.Option(
+            "--gathers",
+            help="Every grouped layer reads its channels in an order of its own: keeps more, runs slower.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="PATTERN", help="Layers to group, as 'layer3.*'; all without it.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="PATTERN", help="Layers to leave dense.", rich_help_panel=_HOW)
+    ] = None,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            "--epochs",
+            parser=epochs_number,
+            metavar="N",
+            help="Of fine-tuning; 0 only prunes and converts.",
+            rich_help_panel=options.RECIPE,
+        ),
+    ] = 5,
+    weights: Annotated[
+        str,
+        typer.Option("--weights", metavar="pretrained|none|FILE", help="Of the source; FILE is a safetensors file."),
+    ] = "pretrained",
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="OLD=NEW", help="A prefix of the file's keys, and the network's name for it."),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="X,X,X",
+            help="The source's normalisation; default: its own, else the data's.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option("--std", metavar="X,X,X", help="As --mean.", rich_help_panel=options.DATA)
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="The entry to write. Default: SOURCE-METHOD, here.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an entry that is in --out already.")] = False,
+    seed: options.Seed = 0,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    train_images: options.TrainImages = None,
+    image_size: options.ImageSize = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    batch_size: options.BatchSize = None,
+    lr: options.LearningRate = None,
+    weight_decay: options.WeightDecay = None,
+    label_smoothing: options.LabelSmoothing = None,
+    precision: options.Precision = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make a trained network smaller: its dense convolutions become group convolutions, inside a budget, and it is an entry.
+
+    Channels are put into such orders, and every layer is given such a number of groups, that least is lost; the orders are folded
+    into the weights. Then it is fine-tuned. A checkpoint is written every epoch beside DIR, so the same command goes on after an
+    interruption.
+
+    Example: igcsearch compress my_net.py:build --weights w.safetensors --data cifar10 --data-root DATA --max-macs 50%
+    """
+    from ..compress.criterion import CRITERIA
+
+    for what, value, known in (("method", method, METHODS), ("criterion", criterion, CRITERIA)):
+        if value not in known:
+            raise UsageError(f"unknown {what} {value!r}{near(value, known)}; known: {', '.join(known)}")
+    if max_macs is None and max_params is None:
+        raise UsageError("no budget: give --max-macs, --max-params or both, as 50% or a number")
+    if data is None and (epochs or criterion == "taylor"):
+        raise UsageError(
+            "fine-tuning and the criterion taylor need images: give --data, or --epochs 0 and --criterion l2"
+        )
+    os.environ.update(thread_settings(threads or available_cores()))
+    from ..compress.criterion import criteria
+    from ..compress.permute import chosen_layers, permute
+    from ..compress.source import read_source
+    from ..entries import check_target
+    from ..publish.compressed import FineTuning, calibration, finish
+    from ..spec import Budget
+
+    if out:
+        check_target(Path(out).expanduser(), overwrite=overwrite)
+    keep_freed_memory()
+    images = _images(data, data_root, download, train_images, image_size)
+    given = read_source(
+        source,
+        weights=weights,
+        names=_names(rename or []),
+        image_size=image_size if images is None else images.image_size,
+        in_channels=3 if images is None else images.in_channels,
+        num_classes=None if images is None else images.num_classes,
+    )
+    folder = Path(out or f"{Path(given.name).stem}-{method}").expanduser()
+    check_target(folder, overwrite=overwrite)
+    images = None if images is None else _normalised(images, given, mean, std)
+    budget = Budget(
+        params=None if max_params is None else max_params(given.graph.params),
+        macs=None if max_macs is None else max_macs(given.graph.macs),
+    )
+    layers = chosen_layers(given.graph, only or (), skip or ())
+    say(f"{given.name}: {_cost(given.graph)}; {plural(len(layers), 'layer')} can be given groups")
+    worth = criteria(
+        given.graph, given.state, criterion, calibration(images) if images and criterion == "taylor" else ()
+    )
+    found = permute(
+        given.graph, given.state, {name: worth[name] for name in layers}, budget, gathers=gathers, seed=seed
+    )
+    origin = {"source": Path(source).name, "method": method, "criterion": criterion, "budget": budget.to_dict()}
+    say(
+        f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
+    )
+    entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
+    tuning = FineTuning(epochs, seed, {**entries, "precision": precision}, device, threads)
+    record = finish(given, found, images, folder, tuning, overwrite=overwrite, origin=origin, say=say)
+    if as_json:
+        print_json(record)
+        return
+    rows = [
+        [
+            row["layer"],
+            f"{row['in_channels']} -> {row['out_channels']}",
+            str(row["groups"]),
+            percent(row["kept"]),
+            short(row["macs_before"]),
+            short(row["macs"]),
+        ]
+        for row in found.layers
+    ]
+    print_table(["layer", "channels", ">groups", ">kept", ">MACs before", ">MACs"], rows, title=folder.name)
+    for key, what in (("before", "dense"), ("pruned", "pruned"), ("finetuned", "fine-tuned")):
+        if record[f"accuracy_{key}"] is not None:
+            print(f"test accuracy {percent(record[f'accuracy_{key}'])}, {what}")
+    print(f"latency {record['latency_ms']:.3f} ms, before {record['latency_ms_before']:.3f} ms (one image, one thread)")
+    print(f"entry: {folder}")
+
+
+def _images(
+    data: str | None, root: str | None, download: bool, train_images: int | None, image_size: int | None
+) -> ImageData | None:
+    if data is None:
+        return None
+    from ..training import load_data
+
+    return load_data(options.data_spec(data, root, download, train_images, image_size))
+
+
+def _normalised(images: ImageData, given: Source, mean: str | None, std: str | None) -> ImageData:
+    """The images, checked against the network, normalised as it wants them."""
+    have = (given.graph.in_channels, given.graph.image_size, given.graph.num_classes)
+    want = (images.in_channels, images.image_size, images.num_classes)
+    if have != want:
+        raise UsageError(
+            f"{given.name} is for {have[0]} channels, {have[1]} pixels, {have[2]} classes; data {images.name} has {want[0]}, "
+            f"{want[1]}, {want[2]}; give matching data (--image-size resizes it)"
+        )
+    means = _numbers("--mean", mean, images.in_channels) or given.mean or images.mean
+    deviations = _numbers("--std", std, images.in_channels) or given.std or images.std
+    return replace(images, mean=means, std=deviations)
+
+
+def _numbers(option: str, text: str | None, count: int) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    values = tuple(options.number(part) for part in text.split(","))
+    if len(values) != count or (option == "--std" and min(values) <= 0):
+        raise UsageError(
+            f"{option} {text!r}: {plural(count, 'number')} with commas between are needed, those of --std above 0"
+        )
+    return values
+
+
+def _names(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for old, equals, _ in pairs:
+        if not old or not equals:
+            raise UsageError(f"--map {old!r}: write OLD=NEW, prefixes of keys")
+    return {old: new for old, _, new in pairs}
+
+
+def _cost(architecture: Architecture) -> str:
+    return f"{architecture.params:,} parameters, {architecture.macs:,} MACs"

@@ -1,0 +1,162 @@
+"""Permutation pruning: group counts for a budget, orders of channels, and the group convolutions that equal the masks. Floor 6."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..nn.graph import GraphNetwork
+from ..spec import Budget
+from ..spec.graph import GraphArchitecture
+from ..spec.operations import Convolution, Gather
+from .channels import channels_of
+from .configuration import Option, Table, configured, tables, uniform
+from .convert import converted, masked
+from .criterion import Matrix, groupable
+from .orders import Grouped, Orders, settle
+from .trace import TOLERANCE
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A network with group convolutions in place of dense ones.
+
+    Args:
+        architecture, state: as it is deployed.
+        kept: share of the criterion inside the groups, over all layers that could be grouped, by their weights.
+        gathers: that deployment needs beside those of the network itself.
+        difference: largest between the masked and the deployed network's outputs, as a share of the largest.
+        layers: for each layer that could be grouped its name, channels, groups, kept share and multiply-adds before and now.
+        configuration: exact, or uniform where that keeps more.
+    """
+
+    architecture: GraphArchitecture
+    state: dict[str, Tensor]
+    kept: float
+    gathers: int
+    difference: float
+    layers: list[dict[str, Any]]
+    configuration: str
+
+
+def chosen_layers(graph: GraphArchitecture, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
+    """The names of the layers to group: those that match a pattern of `only` (all without) and none of `skip`.
+
+    Raises:
+        UsageError: a pattern that matches no layer, or nothing left.
+    """
+    every = [node.name for node, _ in groupable(graph)]
+    for pattern in (*only, *skip):
+        if not any(fnmatchcase(name, pattern) for name in every):
+            raise UsageError(
+                f"no dense convolution matches {pattern!r}; there are {', '.join(every[:6])}{' ...' * (len(every) > 6)}"
+            )
+    names = [name for name in every if not only or any(fnmatchcase(name, pattern) for pattern in only)]
+    names = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in skip)]
+    if not names:
+        raise UsageError("no convolution is left to be given groups; skip fewer")
+    return names
+
+
+def permute(
+    graph: GraphArchitecture,
+    state: Mapping[str, Tensor],
+    criteria: Mapping[str, Matrix],
+    budget: Budget,
+    *,
+    gathers: bool = False,
+    seed: int = 0,
+) -> Permuted:
+    """Group a network's layers so that it is inside the budget and little of the criterion is lost.
+
+    Args:
+        criteria: of the layers to group, by name; see `criterion.criteria`.
+        gathers: give every grouped layer an order of its own for its input: more is kept, each costs a gather.
+        seed: of the search for orders.
+
+    Raises:
+        UsageError: a budget that no group counts meet; says the smallest.
+    """
+    found = tables(graph, criteria)
+    channels = channels_of(graph)
+    best: tuple[float, str, list[Grouped], Orders] | None = None
+    ways: list[tuple[str, list[Option] | None]] = [
+        ("exact", configured(graph, found, budget)),
+        ("uniform", uniform(graph, found, budget)),
+    ]
+    for way, options in ways:
+        if options is None:
+            continue
+        layers = [
+            _grouped(table, option, gathers) for table, option in zip(found, options, strict=True) if option.groups > 1
+        ]
+        orders = settle(channels, layers, seed=seed) if layers else Orders(channels.same(), {}, {}, {}, {})
+        lost = sum(table.weight * (1 - orders.kept.get(table.name, 1.0)) for table in found)
+        if best is None or lost < best[0]:
+            best = (lost, way, layers, orders)
+    assert best is not None
+    lost, way, layers, orders = best
+    architecture, weights = converted(graph, state, channels, layers, orders)
+    before = sum(isinstance(node.operation, Gather) for node in graph.nodes)
+    return Permuted(
+        architecture,
+        weights,
+        1.0 - lost / sum(table.weight for table in found),
+        sum(isinstance(node.operation, Gather) for node in architecture.nodes) - before,
+        _difference(graph, masked(state, orders), architecture, weights),
+        [_row(graph, architecture, table, orders) for table in found],
+        way,
+    )
+
+
+def _grouped(table: Table, option: Option, gathers: bool) -> Grouped:
+    weight = table.weight / max(float(table.criterion.sum()), 1e-300)
+    return Grouped(table.name, table.source, table.criterion, option.groups, weight, gathers, option.alone)
+
+
+def _row(graph: GraphArchitecture, made: GraphArchitecture, table: Table, orders: Orders) -> dict[str, Any]:
+    old, new = (_convolution(each, table.name) for each in (graph, made))
+    return {
+        "layer": table.name,
+        "in_channels": old.in_channels,
+        "out_channels": old.out_channels,
+        "kernel_size": list(old.kernel_size),
+        "groups": new.groups,
+        "kept": orders.kept.get(table.name, 1.0),
+        "macs_before": old.macs(graph.shapes[table.name]),
+        "macs": new.macs(made.shapes[table.name]),
+    }
+
+
+def _convolution(graph: GraphArchitecture, name: str) -> Convolution:
+    operation = graph.node(name).operation
+    assert isinstance(operation, Convolution)
+    return operation
+
+
+def _difference(
+    graph: GraphArchitecture, state: Mapping[str, Tensor], made: GraphArchitecture, weights: Mapping[str, Tensor]
+) -> float:
+    """Largest difference of two networks' outputs on random images, as a share of the largest; an error if it is no rounding."""
+    kind = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    images = torch.randn(
+        2, graph.in_channels, graph.image_size, graph.image_size, generator=torch.Generator().manual_seed(1)
+    )
+    outputs = []
+    for architecture, tensors in ((graph, state), (made, weights)):
+        network = GraphNetwork(architecture).to(kind).eval()
+        network.load_state_dict(dict(tensors))
+        with torch.no_grad():
+            outputs.append(network(images.to(kind)))
+    difference = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp_min(1e-30))
+    if not difference <= 10 * TOLERANCE.get(kind, 1e-2):
+        raise RuntimeError(
+            f"the deployed network differs from the masked one by {difference:.2g} of the largest output"
+        )
+    return difference
