@@ -78,7 +78,9 @@ class Architecture:
     head: Head = Head()
 
     def __post_init__(self) -> None:
-        Problem(self.image_size, self.in_channels, self.num_classes)
+        checked = Problem(self.image_size, self.in_channels, self.num_classes)
+        for name in ("image_size", "in_channels", "num_classes"):
+            object.__setattr__(self, name, getattr(checked, name))
         width = self.in_channels
         for name, block in self.blocks():
             if block.in_channels != width:
@@ -296,9 +298,12 @@ class Architecture:
         """The same network for another number of classes, input channels (the stem's first factor) or image size.
 
         Raises:
-            UsageError: another image size that is smaller than the strides together, or a stem that is tied to its channels.
+            UsageError: a number that is not whole or too small, another image size that is smaller than the strides together, or
+                a stem that is tied to its channels.
         """
         stem = self.stem
+        given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        replace(self.problem(), **{name: value for name, value in given.items() if value is not None})
         if image_size is not None and image_size != self.image_size and image_size < self.stride:
             raise UsageError(
                 f"this network shrinks images {self.stride} times, so {image_size} pixels a side are too few: use at least "
@@ -314,9 +319,9 @@ class Architecture:
         return replace(
             self,
             stem=stem,
-            in_channels=in_channels or self.in_channels,
-            image_size=image_size or self.image_size,
-            num_classes=num_classes or self.num_classes,
+            in_channels=self.in_channels if in_channels is None else in_channels,
+            image_size=self.image_size if image_size is None else image_size,
+            num_classes=self.num_classes if num_classes is None else num_classes,
         )
 
 
