@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .factor import Factor, Shuffle, check_activation
-from .numbers import truth, whole
+from .numbers import whole
 from .permutations import Order
 from .problem import Cost
 from .steps import ChannelStep

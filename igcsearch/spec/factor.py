@@ -89,7 +89,8 @@ class Factor:
         shuffle: the permutation of the output channels.
 
     Raises:
-        UsageError: a number that is not whole, channels that the groups do not divide, an even kernel, an explicit order of another length.
+        UsageError: a number that is not whole, channels that the groups do not divide, an even kernel, an explicit order of another
+            length.
     """
 
     in_channels: int

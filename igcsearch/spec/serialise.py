@@ -108,9 +108,7 @@ def parse_step(data: Any, where: str) -> Step:
         cls, types = _CHANNEL_STEPS[operation]
         return _build(cls, fields, types, where)
     known = ("convolution", "parallel", *_CHANNEL_STEPS)
-    raise UsageError(
-        f"{where}.op: unknown operation {operation!r}{near(operation, known)}; known: {', '.join(known)}"
-    )
+    raise UsageError(f"{where}.op: unknown operation {operation!r}{near(operation, known)}; known: {', '.join(known)}")
 
 
 def parse_steps(data: Any, where: str) -> tuple[Step, ...]:

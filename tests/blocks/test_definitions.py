@@ -20,11 +20,12 @@ from igcsearch.blocks import (
     shufflenetv2,
     xception,
 )
-from igcsearch.blocks.products import nearest, unit
+from igcsearch.blocks.products import unit
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Factor, NormAct, Parallel, Pool, Problem, Shuffle, SqueezeExcitation
 from igcsearch.spec.block import every_factor
 from igcsearch.spec.conditions import path_counts
+from igcsearch.spec.numbers import nearest
 
 OPTIONS: dict[str, dict[str, object]] = {
     "igcv1": {"primary_groups": 4},
@@ -217,7 +218,7 @@ def test_two_blocks_as_one_unit() -> None:
         (lambda: monarch(16, 16, groups=0), "nearest widths: none"),
         (lambda: butterfly(48, 48, base=4), "power of 4, not 48; nearest widths: 16, 64"),
         (lambda: butterfly(3, 3, base=4), "nearest widths: 4, 16"),
-        (lambda: butterfly(16, 40), "nearest widths: 32, 48"),
+        (lambda: butterfly(16, 40), "nearest out_channels: 32, 48"),
         (lambda: butterfly(16, 16, base=1), "a base must be at least 2"),
         (lambda: igcv2_grouped(16, 32, groups=(3, 2)), "group counts of factor 1 that do: 1, 2, 4, 8, 16"),
         (lambda: igcv2_grouped(16, 32, groups=(4, 5)), "group counts of factor 2 that do: 1, 2, 4, 8, 16, 32"),
