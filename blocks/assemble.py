@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Block, Factor, Head, Pool, Problem, Stage, Step
 from igcsearch.spec.numbers import whole
 
-from .definition import definition
 
-
-@definition
+@lru_cache(maxsize=4096, typed=True)  # spaces ask for it with every price
 def stem(
     in_channels: int, width: int, *, stride: int = 1, activation: str = "relu", kernel_size: int = 3, pool: bool = False
 ) -> Block:

@@ -25,8 +25,9 @@ def shufflenetv2(
 
     Where the stride or the width changes (figure 3d) both lanes read all channels: channel-wise 3x3 and 1x1 on one, the same
     1x1, 3x3, 1x1 on the other, each to half of out_channels. Norm behind each factor, activation behind the 1x1 ones. Within one
-    unit channels that pass on meet nothing, so its level is none. Behind it the two lanes take turns: the next unit mixes every second
-    channel of what passed on and passes the others again, channel 0 through every unit until one changes the stride or the width.
+    unit channels that pass on meet nothing, so its level is none. Behind it the two lanes take turns: the next unit mixes
+    every second channel of what passed on and passes the others again, channel 0 through all units up to one of another stride or
+    width.
 
     Args:
         out_channels: even; where stride is 1 and in_channels the same, the halves are of one width.

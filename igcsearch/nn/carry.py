@@ -60,8 +60,8 @@ def carry_over(
 
     Raises:
         UsageError: leaves that do not pair (names both and their shapes), do not run or give no tensor; networks whose outputs
-            differ in spite of equal shapes, are no tensors of one row an image, or say nothing as they are the same for every image.
-            Whatever is raised, the target is as it was.
+            differ in spite of equal shapes, are no tensors of one row an image, or are the same for every image. Whatever
+            is raised, the target is as it was.
     """
     if not tolerance >= 0:
         raise UsageError(f"tolerance {tolerance} must be at least 0; inf leaves outputs uncompared")
@@ -150,8 +150,8 @@ def _executed(module: nn.Module, example: Tensor, role: str) -> tuple[list[_Run]
     def note(leaf: nn.Module, _: object, output: object) -> None:
         if not isinstance(output, Tensor):
             raise UsageError(
-                f"the {role}'s {names[leaf] or 'module itself'} ({type(leaf).__name__}) gives a {type(output).__name__}: only leaves "
-                "that give a tensor can be paired"
+                f"the {role}'s {names[leaf] or 'module itself'} ({type(leaf).__name__}) gives a {type(output).__name__}: only "
+                "leaves that give a tensor can be paired"
             )
         runs.setdefault(leaf, _Run(names[leaf], leaves[leaf], tuple(output.shape)))
 

@@ -106,13 +106,16 @@ class Factor:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            value = whole(given := getattr(self, name), f"{name} of a factor")
-            if value is not given:  # numpy's number, say: what hashes, texts and caches see is an int
+            if (
+                type(value := getattr(self, name)) is not int
+            ):  # numpy's, say: what hashes, texts and caches see is an int
+                value = whole(value, f"{name} of a factor")
                 object.__setattr__(self, name, value)
             if value < 1 and name != "kernel_size":
                 raise UsageError(f"{name} = {value} of a factor must be at least 1")
         for name in ("bias", "norm"):
-            object.__setattr__(self, name, truth(getattr(self, name), f"{name} of a factor"))
+            if type(flag := getattr(self, name)) is not bool:
+                object.__setattr__(self, name, truth(flag, f"{name} of a factor"))
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise UsageError(
                 f"{self.groups} groups do not divide {self.in_channels} -> {self.out_channels} channels; "
