@@ -45,7 +45,7 @@ def definition(build: Callable[P, Block]) -> Callable[P, Block]:
     @wraps(build)
     def call(*args: P.args, **options: P.kwargs) -> Block:
         try:
-            return known(*args, **options)
+            return known(*args, **options)  # type: ignore[arg-type]
         except TypeError:  # lists cannot be hashed; anything else comes again
             spelled, given = plain(args, options)
             return known(*spelled, **given)

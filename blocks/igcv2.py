@@ -74,9 +74,9 @@ def igcv2_uniform(in_channels: int, out_channels: int, *, branch_width: int, **o
     if branch_width < 2:
         raise UsageError(f"uniform branch width {branch_width} mixes no channels: it must be at least 2")
     if out_channels % branch_width:
-        widths = nearest(out_channels, lambda width: width % branch_width == 0, reach=out_channels + branch_width + 1)
+        near = nearest(out_channels, lambda width: width % branch_width == 0, reach=out_channels + branch_width + 1)
         raise UsageError(
-            f"uniform branch width {branch_width} does not divide {out_channels} channels; nearest widths: {widths}"
+            f"uniform branch width {branch_width} does not divide {out_channels} channels; nearest widths: {near}"
         )
     spatial = in_channels // math.gcd(in_channels, out_channels)
     count = 1

@@ -63,7 +63,7 @@ def igcv3_d(problem: Problem = IMAGENET, multiplier: float = 1.0, *, small_image
     )
 
 
-_PAPER = "arXiv 1806.00178, table 3; parameters to the digit: osmr/imgclsmob (fact sheet 3.3, 4.2, 6)"
+_PAPER = "arXiv 1806.00178, table 3; parameters by osmr/imgclsmob (fact sheet 3.3, 4.2, 6)"
 _OTHERS = "osmr/imgclsmob (fact sheet 3.3)"
 _THEIR_COUNT = (
     "imgclsmob's count of operations holds more than multiply-adds (340.79 M at multiplier 1, the paper 318 M)"
