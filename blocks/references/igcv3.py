@@ -25,19 +25,26 @@ SETTING = (
 _SMALL_IMAGES = (32, 64)  # widths whose stages have stride 2 on small images; all others, the stem too, have 1
 
 
-def igcv3_d(problem: Problem = IMAGENET, multiplier: float = 1.0, *, small_images: bool = False) -> Architecture:
+def igcv3_d(
+    problem: Problem = IMAGENET, multiplier: float = 1.0, *, small_images: bool = False, divisor: int = 1
+) -> Architecture:
     """Stem to 32, the stages of SETTING, 1x1 to 1280 with batch norm and ReLU6, pooling, linear.
 
     Args:
         multiplier: of all widths, rounded down; 1280 stays for multipliers up to 1.
         small_images: strides of the CIFAR networks, by which 32x32 images end at 8x8.
+        divisor: widths are rounded to a multiple of it, and are at least it; 1: rounded down, as published.
 
     Raises:
         UsageError: a multiplier that makes a width odd, with the nearest, in hundredths, that do not.
     """
 
+    def at(channels: int, multiplier: float = multiplier) -> int:
+        scaled = channels * multiplier
+        return int(scaled) if divisor == 1 else max(divisor, divisor * round(scaled / divisor))
+
     def works(multiplier: float) -> bool:
-        widths = [int(channels * multiplier) for channels in (32, *(row[1] for row in SETTING))]
+        widths = [at(channels, multiplier) for channels in (32, *(row[1] for row in SETTING))]
         return all(width >= 2 and width % 2 == 0 for width in widths)
 
     if not works(multiplier):
@@ -46,10 +53,10 @@ def igcv3_d(problem: Problem = IMAGENET, multiplier: float = 1.0, *, small_image
             f"IGCV3-D at multiplier {multiplier} has widths that its 2 groups do not divide; nearest multipliers: "
             f"{', '.join(f'{int(hundredths) / 100}' for hundredths in found.split(', '))}"
         )
-    width = int(32 * multiplier)
+    width = at(32)
     stages, before = [], width
     for expansion, channels, repeats, stride in SETTING:
-        out = int(channels * multiplier)
+        out = at(channels)
         stride = (2 if channels in _SMALL_IMAGES else 1) if small_images else stride
         stages.append(stage(igcv3, before, out, repeats, stride=stride, expansion=expansion))
         before = out
