@@ -2,7 +2,7 @@
 
     torch.hub.load("owner/igcsearch", NAME, pretrained=True)
 
-Each takes what `igcsearch.create_model` takes: pretrained, num_classes, in_chans.
+Each takes what `igcsearch.create_model` takes: pretrained, num_classes, in_chans, image_size.
 """
 
 from functools import partial as _partial  # torch.hub lists every public callable here

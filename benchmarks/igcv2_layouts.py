@@ -23,15 +23,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from igcsearch.blocks import igcv2_grouped, stem
 from igcsearch.spec import Block
+
+from .facts import check_output, save
 
 WIDTHS = (64, 128, 256, 512, 1024)
 SIDES = (112, 56, 28, 14, 7)
@@ -99,16 +99,16 @@ def _cost(block: Block, side: int) -> np.ndarray:
 def main() -> None:
     """Print what was found, best first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    found = layouts()
+    parser.add_argument("--json")
     options = parser.parse_args()
+    check_output(parser, options.json)
+    found = layouts()
     for layout in found:
         figures = "  ".join(f"{macs / 1e6:7.2f} M MACs {params / 1e6:.3f} M" for params, macs in layout.costs.values())
         mark = "*" if layout.has_the_params else " "
         print(f"{mark} {layout.repeats!s:22} {figures}  distance {layout.distance:.3f}")
     print("group counts:", found[0].groups)
-    if options.json:
-        options.json.write_text(json.dumps([layout._asdict() for layout in found], indent=1) + "\n")
+    save(options.json, [layout._asdict() for layout in found])
 
 
 if __name__ == "__main__":

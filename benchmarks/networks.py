@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from igcsearch.blocks.references.mobilenets import mobilenet_v1
 from igcsearch.nn import StagedNetwork, build, plans
 from igcsearch.spec import Architecture, Problem
 
 from .bars import Bar, bars
 from .facts import save
-from .layouts import igcv2_below, igcv2_grouped_below, igcv3_below, mobilenet_v1
+from .layouts import igcv2_below, igcv2_grouped_below, igcv3_below
 from .options import DTYPES, FORMATS, add_arguments, conditions, note_busy, prepare, print_head, print_header, print_row
 from .timing import undisturbed, wait_for_quiet
 
@@ -62,9 +63,9 @@ class Execution(NamedTuple):
 def entries(size: int, quick: bool) -> list[Entry]:
     """All networks for images of that size, those to compare with first."""
     problem = Problem(size, 3, 1000)
-    found = [_ours("mobilenet_v1_x0.5", mobilenet_v1(problem, 0.5)), _torchvision("shufflenet_v2_x1_0", size)]
+    found = [_ours("mobilenet_v1_x0.5", mobilenet_v1(0.5, problem)), _torchvision("shufflenet_v2_x1_0", size)]
     if not quick:
-        found.append(_ours("mobilenet_v1_x1", mobilenet_v1(problem, 1.0)))
+        found.append(_ours("mobilenet_v1_x1", mobilenet_v1(1.0, problem)))
         found += [_torchvision(name, size) for name in ("mobilenet_v2", "shufflenet_v2_x0_5")]
     made: dict[str, Architecture] = {}
     for entry in found:

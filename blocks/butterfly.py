@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Shuffle
 
-from .products import as_shuffle, finish, linear_product
+from .definition import definition
+from .products import as_shuffle, finish, linear_product, nearest_widths
 
 
-@lru_cache(maxsize=65536)
+@definition
 def butterfly(
     in_channels: int,
     out_channels: int,
@@ -48,14 +47,15 @@ def butterfly(
         count, power = count + 1, power * base
     if power != in_channels or count == 0:
         below, above = (power // base, power) if count > 1 else (base, base**2)
+        which = "widths" if in_channels == out_channels else "in_channels"
         raise UsageError(
-            f"butterfly of base {base} needs a width that is a power of {base}, not {in_channels}; nearest widths: {below}, {above}"
+            f"butterfly of base {base} needs a width that is a power of {base}, not {in_channels}; nearest "
+            f"{which}: {below}, {above}"
         )
-    if out_channels % in_channels:
-        under = max(out_channels // in_channels, 1) * in_channels
+    if out_channels < 1 or out_channels % in_channels:
         raise UsageError(
-            f"butterfly cannot take {in_channels} to {out_channels} channels: the width grows by a whole factor; nearest widths: "
-            f"{under}, {under + in_channels}"
+            f"butterfly cannot take {in_channels} to {out_channels} channels: the width grows by a whole factor; "
+            f"{nearest_widths(in_channels, out_channels, 1, in_channels)}"
         )
     steps = linear_product(
         in_channels,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from igcsearch.spec import Block, Shuffle
 
-from igcsearch.spec import Block, Factor, Shuffle
+from .definition import definition
+from .products import factor, finish
 
-from .products import finish
 
-
-@lru_cache(maxsize=65536)
+@definition
 def dense(
     in_channels: int,
     out_channels: int,
@@ -21,5 +20,5 @@ def dense(
     shuffle_seed: int = 0,
 ) -> Block:
     """3x3 convolution, batch norm, activation; strict, and balanced by definition. The shuffle options are left aside."""
-    step = Factor(in_channels, out_channels, kernel_size=3, stride=stride, norm=True)
+    step = factor(in_channels, out_channels, kernel_size=3, stride=stride, norm=True)
     return finish((step,), residual=residual, activation=activation, family="dense")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Shuffle
+from igcsearch.spec.numbers import nearest
 
-from .products import as_shuffle, finish, linear_product
+from .definition import definition
+from .products import as_shuffle, check_widths, divides, finish, linear_product, nearest_widths
 
 
-@lru_cache(maxsize=65536)
+@definition
 def igcv1(
     in_channels: int,
     out_channels: int,
@@ -37,10 +39,13 @@ def igcv1(
     Raises:
         UsageError: primary groups that do not divide both widths.
     """
-    if primary_groups < 1 or in_channels % primary_groups or out_channels % primary_groups:
+    check_widths(in_channels, out_channels)
+    if not divides(primary_groups, in_channels) or not divides(primary_groups, out_channels):
+        common = math.gcd(in_channels, out_channels)
         raise UsageError(
-            f"igcv1 with {primary_groups} primary groups cannot take {in_channels} to {out_channels} channels: "
-            f"the primary groups must divide both"
+            f"igcv1 with {primary_groups} primary groups cannot take {in_channels} to {out_channels} channels: the primary groups "
+            f"must divide both; {nearest_widths(in_channels, out_channels, primary_groups, primary_groups)}; "
+            f"nearest primary groups: {nearest(primary_groups, lambda groups: divides(groups, common))}"
         )
     steps = linear_product(
         in_channels,

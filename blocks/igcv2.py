@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Shuffle
+from igcsearch.spec.numbers import nearest
 
-from .products import as_shuffle, factor, finish, linear_product
+from .definition import definition
+from .products import as_shuffle, check_widths, divides, factor, finish, linear_product, nearest_widths
 
 
-@lru_cache(maxsize=65536)
+@definition
 def igcv2(
     in_channels: int,
     out_channels: int,
@@ -55,6 +56,7 @@ def igcv2(
     return finish(steps, residual=residual, activation=activation, family="igcv2")
 
 
+@definition
 def igcv2_uniform(in_channels: int, out_channels: int, *, branch_width: int, **options: Any) -> Block:
     """IGCV2* with one branch width K: as few interleaved 1x1 factors as leave no pair of channels without a path.
 
@@ -66,13 +68,15 @@ def igcv2_uniform(in_channels: int, out_channels: int, *, branch_width: int, **o
         options: as `igcv2` takes them, less the branch widths.
 
     Raises:
-        UsageError: a width that K does not divide.
+        UsageError: a K below 2, or a width that it does not divide.
     """
-    if branch_width < 2 or out_channels % branch_width:
-        below = out_channels // max(branch_width, 1) * branch_width
+    check_widths(in_channels, out_channels)
+    if branch_width < 2:
+        raise UsageError(f"uniform branch width {branch_width} mixes no channels: it must be at least 2")
+    if out_channels % branch_width:
+        near = nearest(out_channels, lambda width: width % branch_width == 0, reach=out_channels + branch_width + 1)
         raise UsageError(
-            f"uniform branch width {branch_width} must be at least 2 and divide {out_channels} channels; "
-            f"nearest widths: {below or below + branch_width}, {below + branch_width}"
+            f"uniform branch width {branch_width} does not divide {out_channels} channels; nearest widths: {near}"
         )
     spatial = in_channels // math.gcd(in_channels, out_channels)
     count = 1
@@ -84,7 +88,7 @@ def igcv2_uniform(in_channels: int, out_channels: int, *, branch_width: int, **o
         count += 1
 
 
-@lru_cache(maxsize=65536)
+@definition
 def igcv2_grouped(
     in_channels: int,
     out_channels: int,
@@ -110,14 +114,17 @@ def igcv2_grouped(
     """
     if not groups:
         raise UsageError("igcv2_grouped needs at least one 1x1 factor; give group counts such as (8, 8)")
+    check_widths(in_channels, out_channels)
     common = math.gcd(in_channels, out_channels)
     for position, count in enumerate(groups):
         divided = common if position == 0 else out_channels
-        if count < 1 or divided % count:
+        if not divides(count, divided):
             good = ", ".join(str(g) for g in range(1, divided + 1) if divided % g == 0)
+            written = max(math.lcm(*groups), 1) if min(groups) >= 1 else 0
+            widths = nearest_widths(in_channels, out_channels, groups[0], written)
             raise UsageError(
                 f"igcv2_grouped with groups {groups} cannot take {in_channels} to {out_channels} channels: each must divide what "
-                f"its factor reads and writes; group counts of factor {position + 1} that do: {good}"
+                f"its factor reads and writes; {widths}; group counts of factor {position + 1} that do: {good}"
             )
     last = len(groups) - 1
     steps = (

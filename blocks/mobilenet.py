@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from igcsearch.spec import Block, Shuffle
 
+from .definition import definition
 from .products import factor, finish
 
 
-@lru_cache(maxsize=65536)
+@definition
 def mobilenet(
     in_channels: int,
     out_channels: int,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Shuffle
 
-from .products import factor, finish
+from .definition import definition
+from .products import check_widths, factor, finish
 
 
-@lru_cache(maxsize=65536)
+@definition
 def mobilenetv2(
     in_channels: int,
     out_channels: int,
@@ -36,6 +35,7 @@ def mobilenetv2(
     Raises:
         UsageError: an expansion below 1.
     """
+    check_widths(in_channels, out_channels)
     if expansion < 1:
         raise UsageError(f"mobilenetv2 with expansion {expansion}: it must be at least 1; 6 is the paper's")
     middle = in_channels * expansion

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Shuffle
 
-from .products import as_shuffle, factor, finish, nearest
+from .definition import definition
+from .products import as_shuffle, check_widths, factor, finish, nearest_widths
 
 
-@lru_cache(maxsize=65536)
+@definition
 def monarch(
     in_channels: int,
     out_channels: int,
@@ -40,12 +39,12 @@ def monarch(
     Raises:
         UsageError: groups that do not divide both widths.
     """
+    check_widths(in_channels, out_channels)
     if groups < 1 or in_channels % groups or out_channels % groups:
         good = [g for g in range(1, in_channels + 1) if in_channels % g == out_channels % g == 0]
-        widths = nearest(out_channels, lambda width: groups >= 1 and width % groups == 0)
         raise UsageError(
             f"monarch with {groups} groups cannot take {in_channels} to {out_channels} channels: the groups must divide both; "
-            f"nearest widths: {widths}; groups that do: {', '.join(map(str, good))}"
+            f"{nearest_widths(in_channels, out_channels, groups, groups)}; groups that do: {', '.join(map(str, good))}"
         )
     middle = min(in_channels, out_channels)
     steps = (

@@ -5,15 +5,15 @@ Pre-activation: He et al. 2016, arXiv 1603.05027. Squeeze-excitation: Hu et al. 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Factor, NormAct, Shuffle, SqueezeExcitation, Step
+from igcsearch.spec.numbers import nearest
 
-from .products import factor, finish, nearest
+from .definition import definition
+from .products import factor, finish
 
 
-@lru_cache(maxsize=65536)
+@definition
 def resnet_basic(
     in_channels: int,
     out_channels: int,
@@ -34,7 +34,8 @@ def resnet_basic(
         stride: of the first 3x3.
         residual: a shortcut: the identity where the shape stays, else a dense 1x1 with norm (option B).
         preactivation: norm and activation in front of each 3x3 and none behind the sum (1603.05027, figure 1b); the projection
-            reads the block's input as it is.
+            reads the block's input as it is, and has no norm. Behind the last such block of a network they are still to come:
+            `network(..., head_steps=(NormAct(width, norm=True, activation="relu"),))`.
         squeeze: a squeeze-excitation to out_channels / squeeze in front of the sum; None: none.
 
     Raises:
@@ -47,7 +48,7 @@ def resnet_basic(
     return residual_block(kernels, residual, activation, preactivation, squeeze, "resnet_basic")
 
 
-@lru_cache(maxsize=65536)
+@definition
 def resnet_bottleneck(
     in_channels: int,
     out_channels: int,
@@ -148,5 +149,11 @@ def residual_block(
                 f"{family} with squeeze {squeeze} on {width} channels: it must leave at least one; use a number from 1 to {width}"
             )
         steps = (*steps, SqueezeExcitation(width, width // squeeze))
-    behind = None if preactivation else activation
-    return finish(steps, residual=residual, activation=behind, family=family, shortcut_groups=1)
+    return finish(
+        steps,
+        residual=residual,
+        activation=None if preactivation else activation,
+        family=family,
+        shortcut_groups=1,
+        shortcut_norm=not preactivation,
+    )

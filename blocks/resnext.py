@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from igcsearch.spec import Block, Shuffle
 
+from .definition import definition
 from .resnet import bottleneck, residual_block
 
 
-@lru_cache(maxsize=65536)
+@definition
 def resnext(
     in_channels: int,
     out_channels: int,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Parallel, Pool, Shuffle
+from igcsearch.spec.numbers import nearest
 
-from .products import as_shuffle, factor, nearest
+from .definition import definition
+from .products import as_shuffle, check_widths, factor
 
 
-@lru_cache(maxsize=65536)
+@definition
 def shufflenet(
     in_channels: int,
     out_channels: int,
@@ -35,14 +36,15 @@ def shufflenet(
     Args:
         groups: of both 1x1 convolutions.
         first_groups: of the first one where they differ: 1 in a network's first unit, as in the paper.
-        bottleneck: out_channels over the width of the middle.
+        bottleneck: out_channels over the width of the middle, which it divides.
         stride: of the 3x3.
         residual: False leaves the input out: the product alone, on all out_channels.
         shuffle: behind the first 1x1.
 
     Raises:
-        UsageError: fewer channels out than in, or groups that do not divide the widths they have to.
+        UsageError: fewer channels out than in, or groups or a bottleneck that do not divide the widths they have to.
     """
+    check_widths(in_channels, out_channels)
     if residual and out_channels < in_channels:
         raise UsageError(
             f"shufflenet cannot take {in_channels} to {out_channels} channels: the input is kept beside the new channels, so "
@@ -52,23 +54,24 @@ def shufflenet(
 
     def fits(source: int, width: int, count: int, first: int) -> bool:
         made = width - source if residual and width != source else width
-        middle = width // bottleneck
-        if made < 0 or middle < 1 or count < 1 or first < 1:
+        middle = width // max(bottleneck, 1)
+        if bottleneck < 1 or width % bottleneck or made < 0 or middle < 1 or count < 1 or first < 1:
             return False
         return math.gcd(source, middle) % first == 0 and math.gcd(middle, made) % count == 0
 
-    if bottleneck < 1 or not fits(in_channels, out_channels, groups, opening):
+    if not fits(in_channels, out_channels, groups, opening):
         stays = in_channels == out_channels
         counts = [(g, g if first_groups is None else opening) for g in range(1, out_channels + 1)]
-        good = [str(g) for g, first in counts if bottleneck >= 1 and fits(in_channels, out_channels, g, first)]
-        widths = nearest(
-            out_channels,
-            lambda width: bottleneck >= 1 and fits(width if stays else in_channels, width, groups, opening),
-        )
+        good = [str(g) for g, first in counts if fits(in_channels, out_channels, g, first)]
+        found = nearest(out_channels, lambda width: fits(width if stays else in_channels, width, groups, opening))
+        widths = f"nearest widths: {found}"
+        if found == "none" and not stays:
+            sources = nearest(in_channels, lambda width: fits(width, out_channels, groups, opening))
+            widths = f"nearest in_channels: {sources}"
         raise UsageError(
             f"shufflenet with {groups} groups (first {opening}) cannot take {in_channels} to {out_channels} channels over a middle "
-            f"of 1/{bottleneck}: groups must divide what their 1x1 convolutions read and write; nearest widths: {widths}; groups "
-            f"at this width: {', '.join(good) or 'none'}"
+            f"of 1/{bottleneck}: the middle must be whole, and groups divide what their 1x1 convolutions read and write; {widths}; "
+            f"groups at this width: {', '.join(good) or 'none'}"
         )
     middle = out_channels // bottleneck
     grows = residual and out_channels > in_channels

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from igcsearch.errors import UsageError
 from igcsearch.spec import Block, Factor, Parallel, Shuffle
+from igcsearch.spec.numbers import nearest
 
-from .products import as_shuffle, factor
+from .definition import definition
+from .products import as_shuffle, check_widths, factor
 
 
-@lru_cache(maxsize=65536)
+@definition
 def shufflenetv2(
     in_channels: int,
     out_channels: int,
@@ -25,7 +25,9 @@ def shufflenetv2(
 
     Where the stride or the width changes (figure 3d) both lanes read all channels: channel-wise 3x3 and 1x1 on one, the same
     1x1, 3x3, 1x1 on the other, each to half of out_channels. Norm behind each factor, activation behind the 1x1 ones. Within one
-    unit channels that pass on meet nothing, so its level is none; the shuffle mixes them across units.
+    unit channels that pass on meet nothing, so its level is none. Behind it the two lanes take turns: the next unit mixes
+    every second channel of what passed on and passes the others again, channel 0 through all units up to one of another stride or
+    width.
 
     Args:
         out_channels: even; where stride is 1 and in_channels the same, the halves are of one width.
@@ -36,10 +38,11 @@ def shufflenetv2(
     Raises:
         UsageError: an odd width.
     """
+    check_widths(in_channels, max(out_channels, 1))
     if out_channels % 2 or out_channels < 2:
         raise UsageError(
             f"shufflenetv2 cannot make {out_channels} channels: each lane writes half of them, so the width must be even; nearest "
-            f"widths: {max(out_channels - 1, 2)}, {out_channels + 1}"
+            f"widths: {nearest(out_channels, lambda width: width % 2 == 0, smallest=2)}"
         )
     half = out_channels // 2
     keeps_shape = stride == 1 and in_channels == out_channels

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from igcsearch.spec import Block, Shuffle
 
-from igcsearch.spec import Block, Factor, Shuffle
+from .definition import definition
+from .products import factor, finish
 
-from .products import finish
 
-
-@lru_cache(maxsize=65536)
+@definition
 def xception(
     in_channels: int,
     out_channels: int,
@@ -26,7 +25,7 @@ def xception(
     definitions take the same options.
     """
     steps = (
-        Factor(in_channels, in_channels, kernel_size=3, groups=in_channels, stride=stride),
-        Factor(in_channels, out_channels, norm=True),
+        factor(in_channels, in_channels, kernel_size=3, groups=in_channels, stride=stride),
+        factor(in_channels, out_channels, norm=True),
     )
     return finish(steps, residual=residual, activation=activation, family="xception")

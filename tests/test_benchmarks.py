@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from igcsearch.blocks import igcv1, igcv2, igcv3
+from igcsearch.blocks.references import REFERENCES
+from igcsearch.blocks.references.igcv2 import LAYOUT
 from igcsearch.nn.network import BlockLayer
 from igcsearch.spec import Problem
 
@@ -103,13 +105,12 @@ def test_bad_options(root: Path, options: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-# Rule: the reference networks are those of the papers, to the parameter.
+# Rule: networks are as near below a number of multiply-adds as their widths allow.
 def test_layouts(load: Callable[[str], ModuleType]) -> None:
     layouts, problem = load("layouts"), Problem(224, 3, 1000)
-    assert layouts.mobilenet_v1(problem, 1.0).params == 4_231_976
-    assert layouts.mobilenet_v1(problem, 0.5).params == 1_331_592
-    assert layouts.mobilenet_v1(problem, 1.0).macs == pytest.approx(568.74e6, rel=1e-4)
-    assert layouts.igcv3_network(problem, 1.0).params == 3_491_688
+    assert layouts.igcv3_below(problem, 314_000_000)[1] == REFERENCES["igcv3_d_100"].architecture
+    name, narrow = layouts.igcv3_below(problem, 149_000_000)
+    assert (name, narrow.params, narrow.macs) == ("igcv3_d_x0.625", 2_268_760, 134_453_376)
     name, found = layouts.igcv2_below(problem, 149_000_000)
     assert name == "igcv2_x1.25"
     assert 0.9 * 149e6 < found.macs <= 149e6
@@ -215,13 +216,21 @@ def test_groups_are_drawn_within_a_budget(load: Callable[[str], ModuleType]) -> 
 
 
 # Rule: the reference networks have the layout that the search finds first.
-def test_igcv2_layouts(load: Callable[[str], ModuleType]) -> None:
-    from igcsearch.blocks.references import REFERENCES
-    from igcsearch.blocks.references.igcv2 import LAYOUT
-
-    found = load("igcv2_layouts").layouts()
+def test_igcv2_layouts(load: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("igcv2_layouts")
+    found = module.layouts()
     best = found[0]
     assert best.has_the_params
     assert tuple(zip((64, 128, 256, 512, 1024), best.repeats, best.groups, strict=True)) == LAYOUT
     for multiplier, cost in best.costs.items():
         assert REFERENCES[f"igcv2_{round(100 * multiplier):03}"].architecture.cost == cost
+    monkeypatch.setattr(module, "layouts", lambda: found)
+    monkeypatch.setattr("sys.argv", ["igcv2_layouts", "--json", str(tmp_path / "found.json")])
+    module.main()
+    saved = json.loads((tmp_path / "found.json").read_text())
+    assert saved["facts"]["igcsearch"]
+    assert [tuple(row["repeats"]) for row in saved["rows"]] == [layout.repeats for layout in found]
+    monkeypatch.setattr(module, "layouts", lambda: pytest.fail("it searched"))
+    monkeypatch.setattr("sys.argv", ["igcv2_layouts", "--help"])
+    with pytest.raises(SystemExit):
+        module.main()

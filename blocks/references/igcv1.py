@@ -12,7 +12,7 @@ from igcsearch.spec import Architecture, Block, Problem, Stage
 from ..assemble import network, stage, stem
 from ..igcv1 import igcv1
 from ..products import unit
-from .reference import CIFAR10, CIFAR100, IMAGENET, Reference, millions
+from .reference import CIFAR10, CIFAR100, IMAGENET, Reference, blocks_a_stage, millions
 
 #: Figure 3: networks of about equal size on CIFAR-100, (L, M): accuracy. Of both settings, T = G^2 (S / L + 1 / M) weights a block.
 SMALL = {
@@ -47,8 +47,11 @@ def plain(problem: Problem, primary_groups: int, secondary_groups: int, depth: i
     Args:
         primary_groups, secondary_groups: L and M.
         depth: 2 + 3 * blocks a stage.
+
+    Raises:
+        UsageError: another depth (names the nearest), or groups that do not divide.
     """
-    width, repeats = primary_groups * secondary_groups, (depth - 2) // 3
+    width, repeats = primary_groups * secondary_groups, blocks_a_stage(depth, 1)
     stages, before = [], width
     for position in range(3):
         out = width * 2**position
@@ -60,8 +63,16 @@ def plain(problem: Problem, primary_groups: int, secondary_groups: int, depth: i
 
 
 def residual(problem: Problem, primary_groups: int, secondary_groups: int, depth: int) -> Architecture:
-    """`resnet_igc`, "+Ident" in the paper: as `plain`, but a shortcut around every two blocks (`igcv1_unit`)."""
-    width, repeats = primary_groups * secondary_groups, (depth - 2) // 6
+    """`resnet_igc`, "+Ident" in the paper: as `plain`, but a shortcut around every two blocks (`igcv1_unit`).
+
+    Args:
+        primary_groups, secondary_groups: as `plain`.
+        depth: 2 + 6 * units a stage.
+
+    Raises:
+        UsageError: another depth (names the nearest), or groups that do not divide.
+    """
+    width, repeats = primary_groups * secondary_groups, blocks_a_stage(depth, 2)
     stages, before = [], width
     for position in range(3):
         out = width * 2**position
@@ -70,14 +81,16 @@ def residual(problem: Problem, primary_groups: int, secondary_groups: int, depth
     return network(problem, width, stages)
 
 
-def imagenet(stem_width: int, widths: tuple[int, ...], primary_groups: tuple[int, ...]) -> Architecture:
+def imagenet(
+    stem_width: int, widths: tuple[int, ...], primary_groups: tuple[int, ...], problem: Problem = IMAGENET
+) -> Architecture:
     """`resnet_igc_imgnet_d18`: 7x7 stem of stride 2, 3x3 max pooling, four stages of two units; L per stage."""
     stages: list[Stage] = []
     before = stem_width
     for position, (width, groups) in enumerate(zip(widths, primary_groups, strict=True)):
         stages.append(stage(igcv1_unit, before, width, 2, stride=1 if position == 0 else 2, groups=groups))
         before = width
-    return network(IMAGENET, stem(3, stem_width, stride=2, kernel_size=7, pool=True), stages)
+    return network(problem, stem(problem.in_channels, stem_width, stride=2, kernel_size=7, pool=True), stages)
 
 
 def igcv1_unit(in_channels: int, out_channels: int, *, groups: int, stride: int = 1) -> Block:

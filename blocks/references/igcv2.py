@@ -5,14 +5,18 @@ No code was released (`igcv2.md` 2): what is not derived from a figure or table 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import cast
 
 from igcsearch.errors import UsageError
-from igcsearch.spec import Architecture, Block, Parallel, Problem, Stage
+from igcsearch.spec import Architecture, Block, Factor, Parallel, Problem, Stage
+from igcsearch.spec.numbers import whole
 
 from ..assemble import network, stage
 from ..igcv2 import igcv2, igcv2_grouped
-from .reference import CIFAR10, CIFAR100, IMAGENET, Reference, millions
+from ..products import unit
+from .reference import CIFAR10, CIFAR100, IMAGENET, Reference, blocks_a_stage, millions
 
 #: Figure 3: of L pointwise factors the branch width K, width C of the first stage, weights Q of one of its blocks, accuracy.
 FIGURE_3 = {
@@ -42,7 +46,7 @@ def figure_3(pointwise: int, problem: Problem = CIFAR100, blocks: int = 2, *, re
         residual: add a shortcut around every block.
 
     Raises:
-        UsageError: an L that the figure does not have.
+        UsageError: an L that the figure does not have, or no blocks.
     """
     if pointwise not in FIGURE_3:
         near = sorted(FIGURE_3, key=lambda other: abs(other - pointwise))[:2]
@@ -50,6 +54,8 @@ def figure_3(pointwise: int, problem: Problem = CIFAR100, blocks: int = 2, *, re
             f"IGCV2's figure 3 has no network of {pointwise} pointwise factors; nearest: {', '.join(map(str, near))}; others can "
             "be made with igcv2 and branch widths"
         )
+    if whole(blocks, "blocks") < 1:
+        raise UsageError(f"blocks = {blocks} a stage must be at least 1, for a depth of 5")
     branch_width, width, _, _ = FIGURE_3[pointwise]
     widths = (branch_width,) * pointwise
     stages = [stage(igcv2, width, width, blocks, branch_widths=widths, residual=residual)]
@@ -84,13 +90,18 @@ def star(
     """IGCV2*: channel-wise 3x3 and n pointwise factors of one branch width K, n = ceil(log_K x) (the paper's L less one).
 
     3x3 stem to the width, three stages of (depth - 2) / 3 blocks, widths x, 2x, 4x, maps 1, 1/2, 1/4; batch norm and ReLU behind
-    each product, the identity around every block that keeps its shape. (`igcv2.md` 2.1 leaves the shortcuts open; the identity
-    costs nothing.)
+    each product. The identity around every two blocks, as in IGCV1's code, the ReLU of the second behind the sum (`igcv2.md` 2.1);
+    nothing around two that change the shape.
 
     Args:
+        depth: 2 + 6 * units of two blocks a stage.
         shared: take n once, from the first width, for all stages (the later ones are not dense then), not from each stage's width.
-        projected: also a channel-wise 1x1 projection with norm around the first block of the second and third stage.
-        old_width: those two blocks work at the width of the stage before, and every channel they write is doubled, without weights.
+        projected: also a channel-wise 1x1 projection with norm around the first two blocks of the second and third stage.
+        old_width: the first block there works at the width of the stage before, and every channel it writes is doubled, without
+            weights; nothing is around the two.
+
+    Raises:
+        UsageError: another depth (names the nearest), projected and old_width together, or widths that K does not divide.
     """
 
     def count(channels: int) -> int:
@@ -100,25 +111,35 @@ def star(
         return factors
 
     def block(in_channels: int, out_channels: int, factors: int, stride: int = 1) -> Block:
-        around = projected or (stride == 1 and in_channels == out_channels)
-        return igcv2(in_channels, out_channels, branch_widths=(branch_width,) * factors, stride=stride, residual=around)
+        return igcv2(in_channels, out_channels, branch_widths=(branch_width,) * factors, stride=stride, activation=None)
 
-    repeats = (depth - 2) // 3
-    stages = [Stage((block(width, width, count(width)),) * repeats)]
+    def two(first: Block, second: Block) -> Block:
+        keeps_shape = first.stride == 1 and first.in_channels == second.out_channels
+        first = replace(first, activation="relu")
+        return unit(first, second, residual=keeps_shape or projected, activation="relu")
+
+    if projected and old_width:
+        raise UsageError(
+            "a star network has projections or transition blocks of the old width, not both; leave one out"
+        )
+    repeats = blocks_a_stage(depth, 2)
+    inside = block(width, width, count(width))
+    stages = [Stage((two(inside, inside),) * repeats)]
     for before in (width, 2 * width):
         out = 2 * before
-        factors = count(width if shared else out)
+        inside = block(out, out, count(width if shared else out))
         if old_width:
-            kept = block(before, before, count(before), stride=2)
+            first = block(before, before, count(before), stride=2)
             doubled = Parallel(((), ()), before)
-            first = Block((*kept.steps, doubled), activation=kept.activation, family=kept.family)
+            narrow = (*first.steps[:-1], replace(cast(Factor, first.steps[-1]), activation="relu"))
+            opening = Block((*narrow, doubled, *inside.steps), activation="relu", family=inside.family)
         else:
-            first = block(before, out, factors, stride=2)
-        stages.append(Stage((first, *(block(out, out, factors),) * (repeats - 1))))
+            opening = two(block(before, out, count(width if shared else out), stride=2), inside)
+        stages.append(Stage((opening, *(two(inside, inside),) * (repeats - 1))))
     return network(problem, width, stages)
 
 
-def imagenet(multiplier: float) -> Architecture:
+def imagenet(multiplier: float, problem: Problem = IMAGENET) -> Architecture:
     """A reconstruction of the MobileNet-like networks: V1's stem, widths and strides, blocks and group counts by `LAYOUT`.
 
     Each block: channel-wise 3x3, two interleaved pointwise factors of fixed group counts, batch norm, ReLU; no shortcuts. At
@@ -130,7 +151,7 @@ def imagenet(multiplier: float) -> Architecture:
         out = int(width * multiplier)
         stages.append(stage(igcv2_grouped, before, out, repeats, stride=1 if position == 0 else 2, groups=groups))
         before = out
-    return network(IMAGENET, int(32 * multiplier), stages, stem_stride=2)
+    return network(problem, int(32 * multiplier), stages, stem_stride=2)
 
 
 def _figure() -> list[Reference]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from igcsearch.spec import Architecture
+from igcsearch.spec import Architecture, Problem
 
 from ..assemble import network, stage
 from ..mobilenet import mobilenet
@@ -24,7 +24,7 @@ V2 = (
 )
 
 
-def mobilenet_v1(multiplier: float = 1.0) -> Architecture:
+def mobilenet_v1(multiplier: float = 1.0, problem: Problem = IMAGENET) -> Architecture:
     """3x3 stem of stride 2 to 32, the stages of V1, pooling, linear; all widths times the multiplier, rounded down."""
     width = int(32 * multiplier)
     stages, before = [], width
@@ -32,16 +32,16 @@ def mobilenet_v1(multiplier: float = 1.0) -> Architecture:
         out = int(channels * multiplier)
         stages.append(stage(mobilenet, before, out, repeats, stride=stride))
         before = out
-    return network(IMAGENET, width, stages, stem_stride=2)
+    return network(problem, width, stages, stem_stride=2)
 
 
-def mobilenet_v2() -> Architecture:
+def mobilenet_v2(problem: Problem = IMAGENET) -> Architecture:
     """3x3 stem of stride 2 to 32, the stages of V2, 1x1 to 1280, pooling, dropout, linear: torchvision's `mobilenet_v2`."""
     stages, before = [], 32
     for expansion, channels, repeats, stride in V2:
         stages.append(stage(mobilenetv2, before, channels, repeats, stride=stride, expansion=expansion))
         before = channels
-    return network(IMAGENET, 32, stages, stem_stride=2, head_width=1280, activation="relu6", dropout=0.2)
+    return network(problem, 32, stages, stem_stride=2, head_width=1280, activation="relu6", dropout=0.2)
 
 
 ROWS = [
@@ -50,17 +50,18 @@ ROWS = [
             name=f"mobilenetv1_{round(100 * multiplier):03}",
             table="mobilenet",
             build=partial(mobilenet_v1, multiplier),
-            published_params=params,
+            published_params=millions(params),
             published_macs=millions(macs),
-            note="parameters and multiply-adds to the digit as the fact sheet checks them; accuracy of ShuffleNet V2's table 8",
-            source="arXiv 1704.04861; ShuffleNet V2, arXiv 1807.11164, table 8 (fact sheet 3.3, 6)",
+            note="ours are 4,231,976, 1,331,592 and 470,072 parameters (fact sheet 6); the paper prints 4.2, 1.3, 0.5 M",
+            source="arXiv 1704.04861; multiply-adds and accuracy: ShuffleNet V2, arXiv 1807.11164, table 8 (fact sheet 3.3, 6)",
             published_accuracy=accuracy,
-            macs_unit=10_000,
+            params_unit=100_000,
+            macs_unit=1_000_000,
         )
         for multiplier, params, macs, accuracy in (
-            (1.0, 4_231_976, 568.74, 0.706),
-            (0.5, 1_331_592, 149.50, 0.637),
-            (0.25, 470_072, 41.03, 0.506),
+            (1.0, 4.2, 569, 0.706),
+            (0.5, 1.3, 149, 0.637),
+            (0.25, 0.5, 41, 0.506),
         )
     ),
     Reference(

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from igcsearch.errors import UsageError
 from igcsearch.spec import Architecture, Problem
+from igcsearch.spec.numbers import nearest, whole
 
 CIFAR10 = Problem(image_size=32, in_channels=3, num_classes=10)
 CIFAR100 = Problem(image_size=32, in_channels=3, num_classes=100)
@@ -49,6 +51,28 @@ class Reference:
     def architecture(self) -> Architecture:
         """The network, for the data that it was published on; `Architecture.with_` makes it one for other data."""
         return self.build()
+
+
+def blocks_a_stage(depth: int, layers: int) -> int:
+    """Blocks in each of the three stages of a network of 2 + 3 * layers * blocks layers: stem and classifier are the 2.
+
+    Args:
+        depth: of the network.
+        layers: that a block counts as.
+
+    Raises:
+        UsageError: another depth, with the nearest that work.
+    """
+
+    def works(depth: int) -> bool:
+        return depth > 2 and (depth - 2) % (3 * layers) == 0
+
+    if not works(whole(depth, "depth")):
+        raise UsageError(
+            f"depth {depth} is not 2 + {3 * layers} * blocks a stage, with at least one block; nearest depths: "
+            f"{nearest(depth, works, reach=abs(depth) + 9 * layers)}"
+        )
+    return (depth - 2) // (3 * layers)
 
 
 def millions(figure: float) -> int:

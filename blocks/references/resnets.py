@@ -5,31 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from igcsearch.spec import Architecture, Block
+from igcsearch.spec import Architecture, Block, Problem
 
 from ..assemble import network, stage, stem
 from ..resnet import resnet_basic, resnet_bottleneck
 from ..resnext import resnext
-from .reference import CIFAR10, IMAGENET, Reference, millions
+from .reference import CIFAR10, IMAGENET, Reference, blocks_a_stage, millions
 
 
-def imagenet(definition: Callable[..., Block], width: int, repeats: tuple[int, ...]) -> Architecture:
+def imagenet(
+    definition: Callable[..., Block], width: int, repeats: tuple[int, ...], problem: Problem = IMAGENET
+) -> Architecture:
     """7x7 stem of stride 2 to 64, max pooling, four stages of widths `width` times 1, 2, 4, 8, pooling, linear (table 1)."""
     stages, before = [], 64
     for position, count in enumerate(repeats):
         out = width * 2**position
         stages.append(stage(definition, before, out, count, stride=1 if position == 0 else 2))
         before = out
-    return network(IMAGENET, stem(3, 64, stride=2, kernel_size=7, pool=True), stages)
+    return network(problem, stem(problem.in_channels, 64, stride=2, kernel_size=7, pool=True), stages)
 
 
-def cifar(depth: int) -> Architecture:
-    """3x3 stem to 16, three stages of (depth - 2) / 6 basic blocks, widths 16, 32, 64, maps 1, 1/2, 1/4 (section 4.2)."""
+def cifar(depth: int, problem: Problem = CIFAR10) -> Architecture:
+    """3x3 stem to 16, three stages of (depth - 2) / 6 basic blocks, widths 16, 32, 64, maps 1, 1/2, 1/4 (section 4.2).
+
+    Raises:
+        UsageError: a depth that is not 2 + 6 * blocks, with the nearest that are.
+    """
+    repeats = blocks_a_stage(depth, 2)
     stages, before = [], 16
     for position, width in enumerate((16, 32, 64)):
-        stages.append(stage(resnet_basic, before, width, (depth - 2) // 6, stride=1 if position == 0 else 2))
+        stages.append(stage(resnet_basic, before, width, repeats, stride=1 if position == 0 else 2))
         before = width
-    return network(CIFAR10, 16, stages)
+    return network(problem, 16, stages)
 
 
 _NETWORKS = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from igcsearch.spec import Architecture
+from igcsearch.errors import UsageError
+from igcsearch.spec import Architecture, Problem
 
 from ..assemble import network, stage, stem
 from ..shufflenet import shufflenet
@@ -30,13 +31,22 @@ V2 = {
 }
 
 
-def shufflenet_v1(groups: int, multiplier: float = 1.0) -> Architecture:
+def shufflenet_v1(groups: int, multiplier: float = 1.0, problem: Problem = IMAGENET) -> Architecture:
     """3x3 stem of stride 2, max pooling, stages of 4, 8 and 4 units, the width doubling from V1's; pooling, linear.
 
     Every stage's first unit has stride 2 and puts the pooled input in front of its new channels; the first of all begins with an
     ungrouped 1x1. (Megvii's code views the channels to be shuffled the other way round, `igcv2.md` 1.4; cost and number of paths
     are the same.)
+
+    Raises:
+        UsageError: groups and multiplier that V1 does not have.
     """
+    if (groups, multiplier) not in V1:
+        near = sorted(V1, key=lambda other: (abs(other[0] - groups), abs(other[1] - multiplier)))[:2]
+        raise UsageError(
+            f"no ShuffleNet V1 of {groups} groups and multiplier {multiplier} is known here; nearest: "
+            f"{' and '.join(f'{g} groups with {m}' for g, m in near)}; others can be made with the shufflenet block"
+        )
     opening, narrowest = V1[groups, multiplier]
     stages, before = [], opening
     for position, repeats in enumerate(REPEATS):
@@ -44,17 +54,27 @@ def shufflenet_v1(groups: int, multiplier: float = 1.0) -> Architecture:
         first = {"first_groups": 1} if position == 0 else {}
         stages.append(stage(shufflenet, before, width, repeats, stride=2, groups=groups, transition=first))
         before = width
-    return network(IMAGENET, stem(3, opening, stride=2, pool=True), stages)
+    return network(problem, stem(problem.in_channels, opening, stride=2, pool=True), stages)
 
 
-def shufflenet_v2(multiplier: float) -> Architecture:
-    """3x3 stem of stride 2 to 24, max pooling, stages of 4, 8 and 4 units, 1x1, pooling, linear: torchvision's networks."""
+def shufflenet_v2(multiplier: float, problem: Problem = IMAGENET) -> Architecture:
+    """3x3 stem of stride 2 to 24, max pooling, stages of 4, 8 and 4 units, 1x1, pooling, linear: torchvision's networks.
+
+    Raises:
+        UsageError: a multiplier that V2 does not have.
+    """
+    if multiplier not in V2:
+        near = sorted(V2, key=lambda other: abs(other - multiplier))[:2]
+        raise UsageError(
+            f"no ShuffleNet V2 of multiplier {multiplier} is known here; nearest: {', '.join(map(str, near))}; others can be made "
+            "with the shufflenetv2 block"
+        )
     *widths, last = V2[multiplier]
     stages, before = [], 24
     for width, repeats in zip(widths, REPEATS, strict=True):
         stages.append(stage(shufflenetv2, before, width, repeats, stride=2))
         before = width
-    return network(IMAGENET, stem(3, 24, stride=2, pool=True), stages, head_width=last)
+    return network(problem, stem(problem.in_channels, 24, stride=2, pool=True), stages, head_width=last)
 
 
 _CLASSIFIER = "our classifier has a bias, 1,000 parameters, which the published counts seem to leave out"

@@ -85,7 +85,10 @@ def list_(
         say(f"no published network matches {pattern!r}, but {known} without weights: add --references")
         return
     if not entries:
-        say(f"no network matches {pattern!r}; 'igcsearch publish' puts one into {user_zoo()}")
+        say(
+            f"no network matches {pattern!r}; 'igcsearch publish' puts one into {user_zoo()}, and 'igcsearch list --references' "
+            "shows the networks of papers"
+        )
         return
     rows = []
     for entry in entries:
@@ -182,6 +185,12 @@ def profile(
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="float32|bfloat16|float16", help="Number format for the latency.")
     ] = "float32",
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size", parser=count, metavar="PIXELS", help="Side of the images; default: the network's own."
+        ),
+    ] = None,
     optimize: Annotated[
         bool,
         typer.Option(
@@ -197,6 +206,7 @@ def profile(
     out. Latency is in milliseconds for one batch. Example: igcsearch profile NAME --batch 32 --optimize
     """
     found = find(network)
+    found = found._replace(architecture=found.architecture.with_(image_size=image_size))
     from ..nn import build, measure
     from ..training import resolve_device
 

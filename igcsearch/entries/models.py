@@ -25,18 +25,24 @@ SHOWN = 3  # mismatches that an error names
 
 
 def create_model(
-    name: str | Path, pretrained: bool = False, num_classes: int | None = None, in_chans: int | None = None
+    name: str | Path,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    *,
+    image_size: int | None = None,
 ) -> Network:
     """The network of that name (or entry folder), as in timm; a reference network's name gives one without weights.
 
     Another `num_classes` gives a new, randomly initialised classifier, 0 none: the network then gives pooled features (N,
     features). Another `in_chans` gives a stem for it; with `pretrained`, its weights are the published ones summed over the
     channels (1) or repeated and rescaled (otherwise).
+    Another `image_size` is the side of the images that it is for: it changes the counts and `pretrained_cfg`, no weight.
     A pretrained network comes in eval mode, an untrained one in train mode. `network.pretrained_cfg` holds what is
     needed to feed it: input_size (C, H, W), mean, std, class_names, licence.
 
-    Raises UsageError for an unknown name (with near matches), a broken entry, one class, less than one channel, or weights of a
-    reference network, which has none.
+    Raises UsageError for an unknown name (with near matches), a broken entry, one class, less than one channel, images
+    smaller than its strides allow (names the least), or weights of a reference network, which has none.
     """
     found = find_model(name)
     if pretrained and not isinstance(found, Entry):
@@ -48,13 +54,15 @@ def create_model(
     for option, value, refused, rule in (
         ("num_classes", num_classes, 1, "a whole number of at least 2, or 0 for no classifier,"),
         ("in_chans", in_chans, 0, "a whole number of at least 1"),
+        ("image_size", image_size, 0, "a whole number of pixels"),
     ):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and (not whole or value < 0 or value == refused):
             raise UsageError(f"{option} {value!r}: {rule} is needed")
     wanted = published.with_(
         num_classes=num_classes or published.num_classes,
-        in_channels=published.in_channels if in_chans is None else in_chans,
+        in_channels=in_chans,
+        image_size=image_size,
     )
     network = build(wanted)  # from torch's generator: two calls differ, and torch.manual_seed repeats them
     if pretrained and isinstance(found, Entry):

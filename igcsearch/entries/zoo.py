@@ -105,7 +105,10 @@ def read_entry(name_or_folder: str | Path) -> Entry:
             f"'{text}' is a reference network, an architecture without weights: `igcsearch train` gives it some"
         )
     known = {*REFERENCES, *(folder for _, root in zoos() for folder in _folders(root))}
-    raise UsageError(f"no model '{text}'{near(text, sorted(known))}; `igcsearch list` shows what there is")
+    raise UsageError(
+        f"no model '{text}'{near(text.lower(), sorted(known))}; `igcsearch list` shows those with weights, "
+        "`igcsearch list --references` the networks of papers"
+    )
 
 
 def is_name(text: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .factor import Factor, Shuffle, check_activation
+from .numbers import whole
 from .permutations import Order
 from .problem import Cost
 from .steps import ChannelStep
@@ -31,7 +32,7 @@ class Parallel:
         shuffle: the permutation behind the join; interleave reads a (lanes, C / lanes) table.
 
     Raises:
-        UsageError: lanes that do not fit together (widths, strides).
+        UsageError: lanes that do not fit together (widths, strides), or that an interleave behind them cannot take.
     """
 
     lanes: tuple[tuple[Step, ...], ...]
@@ -41,12 +42,18 @@ class Parallel:
     shuffle: Shuffle = Shuffle("identity")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "in_channels", whole(self.in_channels, "in_channels of lanes"))
+        if self.split is not None:
+            object.__setattr__(self, "split", tuple(whole(width, "a width of split") for width in self.split))
         if not self.lanes or self.join not in ("concat", "add"):
             raise UsageError(
                 f"{len(self.lanes)} lanes joined by {self.join!r}: give at least one lane and concat or add"
             )
-        if self.split is not None and (len(self.split) != len(self.lanes) or sum(self.split) != self.in_channels):
-            raise UsageError(f"split {self.split} must have one width a lane and sum to {self.in_channels} channels")
+        split = self.split
+        if split is not None and (len(split) != len(self.lanes) or sum(split) != self.in_channels or min(split) < 1):
+            raise UsageError(
+                f"split {split} must have one width of at least 1 a lane and sum to {self.in_channels} channels"
+            )
         for lane, width in zip(self.lanes, self.lane_widths, strict=True):
             check_chain(lane, width, "lane")
         if len({chain_stride(lane) for lane in self.lanes}) > 1:
@@ -56,6 +63,11 @@ class Parallel:
         order = self.shuffle.order
         if order is not None and len(order) != self.out_channels:
             raise UsageError(f"an explicit order of {len(order)} channels stands behind lanes of {self.out_channels}")
+        if self.shuffle.kind in ("interleave", "learned") and self.out_channels % len(self.lanes):
+            raise UsageError(
+                f"{self.shuffle.kind} behind {len(self.lanes)} lanes needs a number of channels that they divide, not "
+                f"{self.out_channels} (lanes of {list(self.lane_outputs)}); use lanes of one width, or shuffle identity"
+            )
 
     @property
     def lane_widths(self) -> tuple[int, ...]:
@@ -91,6 +103,7 @@ class Parallel:
 
 
 Step = Factor | ChannelStep | Parallel
+_SAME_SIDES = "they must agree: give the poolings odd kernel sizes, or the same ones everywhere"
 
 
 @dataclass(frozen=True)
@@ -156,11 +169,22 @@ class Block:
         return chain_params((*self.steps, *(self.shortcut or ())))
 
     def cost_at(self, size: int) -> tuple[Cost, int]:
-        """Cost for an input map of side `size`, and the side of the output map."""
+        """Cost for an input map of side `size`, and the side of the output map.
+
+        Raises:
+            UsageError: lanes, or shortcut and product, end at different sides.
+        """
         found = self._costs.get(size)
         if found is None:
             macs, out_size = chain_macs(self.steps, size)
-            macs += chain_macs(self.shortcut or (), size)[0]
+            if self.shortcut is not None:
+                more, around = chain_macs(self.shortcut, size)
+                if around != out_size:
+                    raise UsageError(
+                        f"a map of side {size} leaves the shortcut with side {around}, the product with {out_size}; "
+                        f"{_SAME_SIDES}"
+                    )
+                macs += more
             found = self._costs[size] = (Cost(self.params, macs), out_size)
         return found
 
@@ -226,13 +250,21 @@ def every_factor(steps: tuple[Step, ...]) -> Iterator[Factor]:
 
 
 def chain_macs(steps: tuple[Step, ...], size: int) -> tuple[int, int]:
-    """Multiply-adds of a product of steps for an input map of side `size`, and the side of its output map."""
+    """Multiply-adds of a product of steps for an input map of side `size`, and the side of its output map.
+
+    Raises:
+        UsageError: lanes end at different sides, which poolings of even kernel size can do.
+    """
     macs = 0
     for step in steps:
         if isinstance(step, Parallel):
             parts = [chain_macs(lane, size) for lane in step.lanes]
             macs += sum(part[0] for part in parts)
-            size = parts[0][1]
+            if len(sides := {part[1] for part in parts}) > 1:
+                raise UsageError(
+                    f"a map of side {size} leaves the lanes with sides {[part[1] for part in parts]}; {_SAME_SIDES}"
+                )
+            (size,) = sides
         else:
             size = step.out_size(size)
             macs += step.macs_at(size)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from .block import Block, Parallel, Step, check_chain, every_factor
 from .factor import Factor
+from .numbers import nearest
 from .steps import ChannelStep
 from .theory import weight_bound
 
@@ -153,7 +154,13 @@ def block_report(block: Block) -> dict[str, Any]:
 
 
 def factorizations(width: int, n: int, *, smallest: int = 2, largest: int | None = None) -> list[tuple[int, ...]]:
-    """Every ordered way to write `width` as a product of `n` branch widths within [smallest, largest], in ascending order."""
+    """Every ordered way to write `width` as a product of `n` branch widths within [smallest, largest], in ascending order.
+
+    Raises:
+        UsageError: fewer than no factors, or a smallest width below 1.
+    """
+    if n < 0 or smallest < 1:
+        raise UsageError(f"{n} branch widths of at least {smallest}: give a number from 0 up, and widths of at least 1")
     return list(_factorizations(width, n, smallest, width if largest is None else largest))
 
 
@@ -161,16 +168,21 @@ def need_factorization(width: int, n: int, *, smallest: int = 2, largest: int | 
     """`factorizations`, or an error that names the nearest widths that have one.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none; or as `factorizations`.
     """
     found = factorizations(width, n, smallest=smallest, largest=largest)
     if found:
         return found
     top = width if largest is None else largest
-    candidates = (other for d in range(1, 4 * width + 16) for other in (width + d, width - d) if other >= 1)
-    works = (other for other in candidates if factorizations(other, n, smallest=smallest, largest=max(top, smallest)))
-    nearest = [str(other) for _, other in zip(range(2), works, strict=False)]
-    hint = f"; nearest widths: {', '.join(nearest)}" if nearest else ""
+    if largest is not None and largest < smallest:
+        raise UsageError(f"no branch width is within [{smallest}, {largest}]; give a largest of at least {smallest}")
+
+    def works(other: int) -> bool:  # without a largest given, what is asked of another width is its own
+        bound = other if largest is None else largest
+        return bool(factorizations(other, n, smallest=smallest, largest=bound))
+
+    widths = nearest(width, works, reach=4 * abs(width) + 16)
+    hint = f"; nearest widths: {widths}" if widths != "none" else ""
     raise UsageError(f"width {width} has no factorization into {n} branch widths within [{smallest}, {top}]{hint}")
 
 

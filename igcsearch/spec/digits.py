@@ -24,12 +24,12 @@ from .permutations import Order, compose, interleave, invert
 def prime_digits(width: int) -> tuple[int, ...]:
     """The prime factors of a width, ascending, each as often as it divides it."""
     found, left, prime = [], width, 2
-    while left > 1:
+    while prime * prime <= left:
         while left % prime == 0:
             found.append(prime)
             left //= prime
         prime += 1
-    return tuple(found)
+    return (*found, left) if left > 1 else tuple(found)
 
 
 def digit_table(radices: Sequence[int]) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from ..errors import UsageError, near
 from . import permutations
+from .numbers import truth, whole
 from .permutations import Order
 
 ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "gelu")
@@ -37,7 +38,14 @@ class Shuffle:
 
     def __post_init__(self) -> None:
         if self.kind not in SHUFFLES:
-            raise UsageError(f"unknown shuffle {self.kind!r}{near(self.kind, SHUFFLES)}; kinds: {', '.join(SHUFFLES)}")
+            raise UsageError(
+                f"unknown shuffle {self.kind!r}{near(str(self.kind), SHUFFLES)}; kinds: {', '.join(SHUFFLES)}"
+            )
+        if self.seed is not None:
+            object.__setattr__(self, "seed", whole(self.seed, "seed of a shuffle"))
+        if self.order is not None:
+            order = tuple(whole(channel, "a channel of an explicit order") for channel in self.order)
+            object.__setattr__(self, "order", order)
         if (self.kind == "random") != (self.seed is not None):
             raise UsageError(
                 f"shuffle {self.kind!r} with seed {self.seed}: a random shuffle has a seed, others have none"
@@ -61,6 +69,9 @@ class Shuffle:
         return permutations.explicit(self.order)
 
 
+_SIZES = ("in_channels", "out_channels", "kernel_size", "groups", "stride", "dilation")
+
+
 @dataclass(frozen=True)
 class Factor:
     """A group convolution and the permutation behind it, then its norm and activation.
@@ -78,7 +89,8 @@ class Factor:
         shuffle: the permutation of the output channels.
 
     Raises:
-        UsageError: channels that the groups do not divide, an even kernel, an explicit order of another length.
+        UsageError: a number that is not whole, channels that the groups do not divide, an even kernel, an explicit order of another
+            length.
     """
 
     in_channels: int
@@ -93,10 +105,17 @@ class Factor:
     shuffle: Shuffle = Shuffle()
 
     def __post_init__(self) -> None:
-        sizes = {name: getattr(self, name) for name in ("in_channels", "out_channels", "groups", "stride", "dilation")}
-        for name, value in sizes.items():
-            if value < 1:
+        for name in _SIZES:
+            if (
+                type(value := getattr(self, name)) is not int
+            ):  # numpy's, say: what hashes, texts and caches see is an int
+                value = whole(value, f"{name} of a factor")
+                object.__setattr__(self, name, value)
+            if value < 1 and name != "kernel_size":
                 raise UsageError(f"{name} = {value} of a factor must be at least 1")
+        for name in ("bias", "norm"):
+            if type(flag := getattr(self, name)) is not bool:
+                object.__setattr__(self, name, truth(flag, f"{name} of a factor"))
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise UsageError(
                 f"{self.groups} groups do not divide {self.in_channels} -> {self.out_channels} channels; "
@@ -158,5 +177,5 @@ def check_activation(name: str | None) -> None:
     """Raise UsageError unless `name` is None or a known activation."""
     if name is not None and name not in ACTIVATIONS:
         raise UsageError(
-            f"unknown activation {name!r}{near(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}, or none"
+            f"unknown activation {name!r}{near(str(name), ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}, or none"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
+from .numbers import whole
 
 
 class Cost(NamedTuple):
@@ -67,6 +68,8 @@ class Problem:
     budget: Budget = Budget()
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "in_channels", "num_classes"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))
         if self.image_size < 4:
             raise UsageError(f"image size {self.image_size} is too small; use images of at least 4 pixels a side")
         if self.in_channels < 1:

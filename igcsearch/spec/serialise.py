@@ -98,7 +98,7 @@ def _step_text(step: Step) -> str:
 def parse_step(data: Any, where: str) -> Step:
     """The inverse of `step_data`; `where` is the place in the document, for error messages."""
     fields = dict(check_object(data, where))
-    operation = fields.pop("op", "convolution")
+    operation = _check(fields.pop("op", "convolution"), str, f"{where}.op")
     if operation == "convolution":
         shuffle = parse_shuffle(fields.pop("shuffle", None), f"{where}.shuffle", Shuffle())
         return _build(Factor, fields, _FACTOR_FIELDS, where, shuffle=shuffle)
@@ -108,9 +108,7 @@ def parse_step(data: Any, where: str) -> Step:
         cls, types = _CHANNEL_STEPS[operation]
         return _build(cls, fields, types, where)
     known = ("convolution", "parallel", *_CHANNEL_STEPS)
-    raise UsageError(
-        f"{where}.op: unknown operation {operation!r}{near(str(operation), known)}; known: {', '.join(known)}"
-    )
+    raise UsageError(f"{where}.op: unknown operation {operation!r}{near(operation, known)}; known: {', '.join(known)}")
 
 
 def parse_steps(data: Any, where: str) -> tuple[Step, ...]:

@@ -71,7 +71,9 @@ class StagedArchitecture(Architecture):
     head: Head = Head()
 
     def __post_init__(self) -> None:
-        Problem(self.image_size, self.in_channels, self.num_classes)
+        checked = Problem(self.image_size, self.in_channels, self.num_classes)
+        for name in ("image_size", "in_channels", "num_classes"):
+            object.__setattr__(self, name, getattr(checked, name))
         width = self.in_channels
         for name, block in self.blocks():
             if block.in_channels != width:
@@ -232,27 +234,33 @@ class StagedArchitecture(Architecture):
         """The same network for another number of classes, input channels (the stem's first factor) or image size.
 
         Raises:
-            UsageError: another image size that is smaller than the strides together, or a stem that is tied to its channels.
+            UsageError: a number that is not whole or too small, another image size that is smaller than the strides together, or
+                a stem that is tied to its channels.
         """
         stem = self.stem
-        if image_size is not None and image_size != self.image_size and image_size < self.stride:
+        wanted = Problem(
+            self.image_size if image_size is None else image_size,
+            self.in_channels if in_channels is None else in_channels,
+            self.num_classes if num_classes is None else num_classes,
+        )
+        if wanted.image_size != self.image_size and wanted.image_size < self.stride:
             raise UsageError(
-                f"this network shrinks images {self.stride} times, so {image_size} pixels a side are too few: use at least "
+                f"this network shrinks images {self.stride} times, so {wanted.image_size} pixels a side are too few: use at least "
                 f"{self.stride}, or a network of fewer strides"
             )
-        if in_channels is not None and in_channels != self.in_channels:
+        if wanted.in_channels != self.in_channels:
             first = stem.steps[0]
             if not isinstance(first, Factor) or first.groups != 1 or stem.shortcut is not None:
                 raise UsageError(
-                    f"the stem of this network cannot read {in_channels} channels: its first step is not dense"
+                    f"the stem of this network cannot read {wanted.in_channels} channels: its first step is not dense"
                 )
-            stem = replace(stem, steps=(replace(first, in_channels=in_channels), *stem.steps[1:]))
+            stem = replace(stem, steps=(replace(first, in_channels=wanted.in_channels), *stem.steps[1:]))
         return replace(
             self,
             stem=stem,
-            in_channels=in_channels or self.in_channels,
-            image_size=image_size or self.image_size,
-            num_classes=num_classes or self.num_classes,
+            in_channels=wanted.in_channels,
+            image_size=wanted.image_size,
+            num_classes=wanted.num_classes,
         )
 
 

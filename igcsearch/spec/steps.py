@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..errors import UsageError, near
 from .factor import ACTIVATIONS, check_activation
+from .numbers import truth, whole
 
 GATES = ("sigmoid", "hardsigmoid")
 
@@ -19,12 +20,15 @@ class ChannelStep:
     """A step of as many channels out as in, each of which stays in its place; the base of all that is no factor and no lanes.
 
     Raises:
-        UsageError: fewer channels than one.
+        UsageError: fewer channels than one, or any number of the step that is not whole.
     """
 
     channels: int
 
     def __post_init__(self) -> None:
+        for name in ("channels", "kernel_size", "stride", "reduced"):
+            if name in self.__dataclass_fields__:
+                object.__setattr__(self, name, whole(getattr(self, name), f"{name} of a step"))
         if self.channels < 1:
             raise UsageError(f"channels = {self.channels} of a step must be at least 1")
 
@@ -101,6 +105,7 @@ class NormAct(ChannelStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "norm", truth(self.norm, "norm of a step"))
         check_activation(self.activation)
         if not self.norm and self.activation is None:
             raise UsageError(

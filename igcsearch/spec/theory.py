@@ -19,6 +19,7 @@ from ..errors import UsageError
 from .block import check_chain
 from .digits import prime_digits
 from .factor import Factor
+from .numbers import nearest
 
 
 class StrictFactorization(NamedTuple):
@@ -107,7 +108,8 @@ def cost_per_nat(branch_width: int) -> float:
 def best_factors(width: int, *, area: int = 9) -> BestCount:
     """L with the fewest weights, the spatial factor included, for free K_1: L* = ln(S*C) (`igcv2.md` 1.3).
 
-    The bound lets branch widths be any real numbers, with S*K_1 near e; `searched` has integers, and stays below L*.
+    The bound lets branch widths be any real numbers, with S*K_1 near e; `searched` has integers, and stays below L*; only
+    at area 1 it can be L* rounded up (widths 2, 6, 18 and 54), and 1 for width 1.
 
     Args:
         width: C, of every factor.
@@ -190,9 +192,10 @@ def dense_factors(width: int, branch_width: int) -> int:
         UsageError: a branch width below 2 or one that does not divide the width.
     """
     if branch_width < 2 or width < 1 or width % branch_width:
-        below = width // max(branch_width, 1) * branch_width
-        near = [str(other) for other in (below, below + branch_width) if other > 0]
-        hint = f"; nearest widths: {', '.join(near)}" if branch_width >= 2 and near else ""
+        hint = ""
+        if branch_width >= 2:
+            widths = nearest(width, lambda other: other % branch_width == 0, reach=abs(width) + 2 * branch_width + 1)
+            hint = f"; nearest widths: {widths}"
         raise UsageError(f"branch width {branch_width} must be at least 2 and divide {width} channels{hint}")
     count, reached = 1, branch_width
     while reached < width:

@@ -137,6 +137,23 @@ def test_reference_networks_are_known_by_name(igcsearch: Run) -> None:
     assert "no reference network matches" in igcsearch("list", "--references", "nothing*").err
     assert "2 reference networks without weights" in igcsearch("list", "resnet*cifar10").err
     found = document(igcsearch("profile", "resnet20_cifar10", "--json"))
+    halved = document(igcsearch("profile", "resnet20_cifar10", "--image-size", 16, "--json"))
+    assert halved["params"] == found["params"]
+    assert halved["macs"] == halved["macs_fvcore"] < found["macs"]
+    assert halved["blocks"][-1]["out_size"] == 4
+    for command in (
+        ["profile", "resnet18", "--image-size", 8],
+        ["train", "resnet18", "--data", "digits", "--out", "no"],
+    ):
+        said = igcsearch(*command)
+        assert said.status == 2
+        assert (
+            "error: this network shrinks images 32 times, so 8 pixels a side are too few: use at least 32" in said.err
+        )
+        assert said.err.count("error: ") == 1
+        assert "Traceback" not in said.err
+    assert not Path("no").exists()
+    assert "igcsearch list --references" in igcsearch("profile", "resnet19").err
     assert found["name"] == "resnet20_cifar10"
     assert found["params"] == 272_474
     assert found["macs"] == found["macs_fvcore"]

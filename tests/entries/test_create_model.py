@@ -82,6 +82,17 @@ def test_untrained_network_needs_no_weights(entry: Entry) -> None:
         create_model(entry.name, pretrained=True)
 
 
+# Rule: images of another side change what a network costs and is fed, not its weights.
+def test_another_image_size(entry: Entry, weights: dict[str, torch.Tensor]) -> None:
+    net = create_model(entry.name, pretrained=True, image_size=12)
+    assert net.pretrained_cfg["input_size"] == (3, 12, 12)
+    assert net.architecture == entry.architecture.with_(image_size=12)
+    assert all(torch.equal(value, weights[key]) for key, value in net.state_dict().items())
+    assert create_model(entry.name).pretrained_cfg["input_size"] == (3, 8, 8)
+    with pytest.raises(UsageError, match="image size 2 is too small"):
+        create_model(entry.name, image_size=2)
+
+
 # Rule: 0 classes leave the classifier out, as in timm: the pooled features that it would have read.
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_no_classes_give_features(entry: Entry, pretrained: bool) -> None:
@@ -108,8 +119,9 @@ def test_no_classes_give_features(entry: Entry, pretrained: bool) -> None:
     [
         *(("num_classes", value) for value in (1, -1, 0.0, False)),
         *(("in_chans", value) for value in (0, -1, 1.5)),
+        *(("image_size", value) for value in (0, -1, 32.5)),
     ],
 )
 def test_bad_numbers(entry: Entry, option: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"{option} {value}: a whole number of at least"):
+    with pytest.raises(UsageError, match=f"{option} {value}: a whole number of "):
         create_model(entry.name, **{option: value})  # type: ignore[arg-type]

@@ -62,7 +62,19 @@ def test_they_are_listed_unless_weights_are_asked_for(entry: Entry) -> None:
     assert {row.table for row in list_references("igcv2*")} == {"igcv2-figure3", "igcv2-table7", "igcv2-imagenet"}
 
 
+def test_another_image_size(zoos: dict[str, Path]) -> None:
+    net = create_model("resnet18", num_classes=10, image_size=64)
+    assert net.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert net.architecture.macs < REFERENCES["resnet18"].architecture.macs
+    with pytest.raises(UsageError, match="shrinks images 32 times, so 31 pixels a side are too few: use at least 32"):
+        create_model("resnet18", image_size=31)
+
+
 def test_unknown_names_are_told_near_ones(zoos: dict[str, Path]) -> None:
+    with pytest.raises(
+        UsageError, match=r"'RESNET18' .did you mean 'resnet18'.*`igcsearch list --references` the networks"
+    ):
+        create_model("RESNET18")
     with pytest.raises(UsageError, match=r"no model 'resnet_18' \(did you mean .*'resnet18'"):
         create_model("resnet_18")
 

@@ -1,6 +1,7 @@
 """carry_over: torchvision's networks are ours parameter by parameter, and what does not pair is refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
 def test_torchvisions_networks_parameter_by_parameter(theirs: str, ours: str) -> None:
     source = randomised(torchvision.models.get_model(theirs, weights=None))
     target = build(REFERENCES[ours].architecture, seed=1)
-    pairs = carry_over(source, target, torch.zeros(1, 3, 32, 32))
+    pairs = carry_over(source, target, torch.zeros(1, 3, 32, 32))  # only its size matters
     assert len(pairs) == sum(1 for module in source.modules() if module.state_dict() and not list(module.children()))
     assert sum(p.numel() for p in source.parameters()) == sum(p.numel() for p in target.parameters())
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -154,6 +155,130 @@ def test_what_is_not_the_same_is_refused_and_left_as_it_was(source: nn.Module, t
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
     assert target.training
     assert not any(module._forward_hooks for net in (source, target) for module in net.modules())
+
+
+class Lanes(nn.Module):
+    """Two equal convolutions side by side, that run in this or the other order; the concatenation's is the same."""
+
+    def __init__(self, first: str, bias: float = 0.0) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(3, 4, 3, padding=1, bias=False) for _ in range(2))
+        self.fc = nn.Linear(8, 5)
+        nn.init.constant_(self.fc.bias, bias)
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = {name: getattr(self, name)(x) for name in (("a", "b") if self.first == "a" else ("b", "a"))}
+        result: Tensor = self.fc(torch.cat([found["a"], found["b"]], 1).relu().mean((2, 3)))
+        return result
+
+
+# Rule: what the example shows is nothing to go by: zeros, one image, outputs that a bias dominates.
+@pytest.mark.parametrize("example", [torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8), IMAGES])
+@pytest.mark.parametrize("bias", [0.0, 300.0])
+def test_networks_that_differ_are_refused_whatever_the_example(example: Tensor, bias: float) -> None:
+    torch.manual_seed(0)
+    source, target = Lanes("a", bias), Lanes("b", bias)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(UsageError, match="of their spread over random images"):
+        carry_over(source, target, example)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+    carry_over(source, Lanes("a", bias), example, tolerance=0.01)
+
+
+def test_another_activation_is_seen_on_zeros() -> None:
+    ours = REFERENCES["resnet18"].architecture.with_(num_classes=10, image_size=32)
+    blocks = [block for _, block in ours.blocks()]
+    wrong = ours.with_blocks([blocks[0], *(replace(block, activation="gelu") for block in blocks[1:])])
+    source = randomised(torchvision.models.resnet18(num_classes=10))
+    with pytest.raises(UsageError, match="the outputs differ"):
+        carry_over(source, build(wrong, seed=0), torch.zeros(1, 3, 32, 32))
+
+
+class Gives(nn.Module):
+    """One convolution, and its output in some form."""
+
+    def __init__(self, form: str, value: float | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+        self.form = form
+        if value is not None:
+            nn.init.zeros_(self.conv.weight)
+            nn.init.constant_(self.conv.bias, value)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> object:
+        y = self.conv(x)
+        return {"map": y, "flat": y.mean((2, 3)), "dict": {"out": y}, "number": y.mean()}[self.form]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.lstm(x)[0]
+        return result
+
+
+# Rule: outputs that cannot be compared are one line, and the target is as it was then.
+@pytest.mark.parametrize(
+    ("source", "target", "shape", "message"),
+    [
+        (Gives("flat"), Gives("map"), (2, 3, 8, 7), r"the source gives \(4, 5\) and the target \(4, 5, 8, 7\)"),
+        (Gives("flat"), Gives("map"), (1, 3, 5, 1), r"the source gives \(4, 5\) and the target \(4, 5, 5, 1\)"),
+        (
+            Gives("dict"),
+            Gives("dict"),
+            (1, 3, 4, 4),
+            "the source gives a dict for 4 images: outputs are compared as tensors",
+        ),
+        (Gives("number"), Gives("flat"), (1, 3, 4, 4), r"the source gives a Tensor of shape \(\) for 4 images"),
+        (
+            Recurrent(),
+            Recurrent(),
+            (2, 3, 4),
+            r"the source's lstm \(LSTM\) gives a tuple: only leaves that give a tensor",
+        ),
+        (Gives("flat", 1.0), Gives("flat"), (1, 3, 4, 4), "the source gives the same for 4 random images"),
+        (Gives("flat", math.nan), Gives("flat"), (1, 3, 4, 4), "the source gives the same for 4 random images"),
+    ],
+)
+def test_outputs_that_cannot_be_compared(
+    source: nn.Module, target: nn.Module, shape: tuple[int, ...], message: str
+) -> None:
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(UsageError, match=message):
+        carry_over(source, target, torch.zeros(shape))
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+    assert not any(module._forward_hooks for net in (source, target) for module in net.modules())
+
+
+def test_whatever_is_raised_the_target_is_as_it_was() -> None:
+    class Fails(Gives):
+        calls = 0
+
+        def forward(self, x: Tensor) -> object:
+            self.calls += 1
+            if self.calls > 1:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    target = Fails("flat")
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        carry_over(Gives("flat"), target, IMAGES)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_outputs_are_not_compared_at_an_infinite_tolerance() -> None:
+    source, target = Gives("flat", math.nan), Gives("dict")
+    assert carry_over(source, target, IMAGES, tolerance=math.inf) == [("conv", "conv")]
+    assert bool(target.conv.bias is not None and target.conv.bias.isnan().all())
+    with pytest.raises(UsageError, match="tolerance -1 must be at least 0"):
+        carry_over(source, target, IMAGES, tolerance=-1)
+    with pytest.raises(UsageError, match=r"type torch\.int64: give floating point"):
+        carry_over(source, target, IMAGES.long())
 
 
 def test_a_leaf_that_runs_twice_counts_once() -> None:

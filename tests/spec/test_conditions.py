@@ -304,6 +304,20 @@ def test_a_width_without_factorization_names_the_nearest() -> None:
         conditions.need_factorization(59, 3, smallest=4, largest=8)
 
 
+# Rule: limits that cannot be are an error of their own, and what is named as nearest works with the same arguments.
+def test_limits_of_factorizations() -> None:
+    with pytest.raises(UsageError, match="-1 branch widths of at least 1"):
+        factorizations(12, -1, smallest=1)
+    with pytest.raises(UsageError, match="widths of at least 1"):
+        factorizations(12, 2, smallest=0)
+    with pytest.raises(UsageError, match=r"no branch width is within \[3, 2\]; give a largest of at least 3"):
+        conditions.need_factorization(64, 2, smallest=3, largest=2)
+    with pytest.raises(UsageError, match="nearest widths: 8, 12"):
+        conditions.need_factorization(7, 3)
+    assert factorizations(8, 3)
+    assert factorizations(12, 3)
+
+
 def test_is_group_convolution_rejects_unequal_and_overlapping_branches() -> None:
     assert conditions.is_group_convolution(np.kron(np.eye(2, dtype=int), np.ones((3, 2), dtype=int)))
     assert not conditions.is_group_convolution(np.array([[1, 1, 0], [0, 0, 1], [0, 0, 1]]))

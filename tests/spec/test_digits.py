@@ -21,6 +21,12 @@ def test_prime_digits(width, digits):
     assert math.prod(digits) == width
 
 
+# Rule: large primes are settled by division up to their root (a second's work was half a minute's).
+def test_prime_digits_of_a_large_prime() -> None:
+    assert prime_digits(179_424_673) == (179_424_673,)
+    assert prime_digits(2 * 999_999_999_989) == (2, 999_999_999_989)
+
+
 def test_the_first_digit_is_the_slowest():
     assert digit_table((2, 3)).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
 

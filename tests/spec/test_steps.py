@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igcsearch.blocks import stem
 from igcsearch.errors import UsageError
 from igcsearch.spec import (
     Architecture,
@@ -19,6 +20,7 @@ from igcsearch.spec import (
     Factor,
     Head,
     NormAct,
+    Parallel,
     Pool,
     Shuffle,
     SqueezeExcitation,
@@ -112,6 +114,38 @@ def test_cost_in_closed_form() -> None:
     assert [step.macs_at(7) for step in STEPS] == [0, 0, 0, 72, 120, 0]  # of a squeeze-excitation at any size
     assert [step.out_size(7) for step in STEPS] == [7] * 6
     assert Pool(12).out_size(7) == 4
+
+
+# Rule: what is added or laid side by side has maps of one side; even poolings can make it otherwise, on some sizes alone.
+def test_lanes_and_shortcuts_that_end_at_different_sides_are_refused() -> None:
+    lanes = Block((Parallel(((Pool(8, "max", 2, 2),), (Factor(8, 8, 3, groups=8, stride=2),)), 8),))
+    around = Block((Factor(8, 8), Pool(8, "avg", 2, 1)), shortcut=())
+    wide = Block((Factor(8, 8), Pool(8, "avg", 4, 1)), shortcut=())
+    assert lanes.cost_at(8)[1] == 4
+    for block, size, message in (
+        (lanes, 7, r"side 7 leaves the lanes with sides \[3, 4\]; they must agree: give the poolings odd kernel sizes"),
+        (around, 8, "side 8 leaves the shortcut with side 8, the product with 7"),
+        (wide, 4, "side 4 leaves the shortcut with side 4, the product with 3"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            StagedArchitecture(3, size, 5, stem(3, 8), (Stage((block,)),))
+
+
+# Rule: a lane reads something, and an interleave behind lanes has a table of one row a lane.
+def test_lanes_that_cannot_be() -> None:
+    for split in ((9, -1), (8, 0)):
+        with pytest.raises(UsageError, match="must have one width of at least 1 a lane"):
+            Parallel(((), ()), 8, split=split)
+    uneven = ((Factor(8, 3),), (Factor(8, 4),))
+    for kind in ("interleave", "learned"):
+        with pytest.raises(UsageError, match=r"behind 2 lanes needs .* not 7 \(lanes of \[3, 4\]\)"):
+            Parallel(uneven, 8, shuffle=Shuffle(kind))
+    assert Parallel(uneven, 8).out_channels == 7
+
+
+def test_an_operation_is_a_string() -> None:
+    with pytest.raises(UsageError, match=r"step\.op: expected str, found \['pool'\]"):
+        parse_step({"op": ["pool"], "channels": 8}, "step")
     block = Block((NormAct(12, norm=True), Factor(12, 8), SqueezeExcitation(8, 2)), shortcut=(Factor(12, 8),))
     assert block.cost_at(5) == ((24 + 96 + 32 + 10 + 96, (96 + 96) * 25 + 32), 5)
 

@@ -299,7 +299,7 @@ def test_dense_factors_are_counted_in_exact_integers() -> None:
         ),
         (lambda: theory.cheapest_factorization(8, pointwise=-1), r"-1 1x1 factors"),
         (lambda: theory.dense_factors(20, 8), r"branch width 8 must .* divide 20 channels; nearest widths: 16, 24"),
-        (lambda: theory.dense_factors(4, 8), r"divide 4 channels; nearest widths: 8$"),
+        (lambda: theory.dense_factors(4, 8), r"divide 4 channels; nearest widths: 8, 16$"),
         (lambda: theory.dense_factors(8, 1), r"branch width 1 must be at least 2 and divide 8 channels$"),
         (lambda: theory.dense_factors(0, 2), r"divide 0 channels"),
         (lambda: theory.free_parameters(()), r"a product of no factors"),
