@@ -23,6 +23,7 @@ COMMANDS = [
     "reproduce",
     "train",
     "evaluate",
+    "compress",
     "export",
 ]
 HEAVY = ["torch", "torchvision", "numpy", "pandas", "optuna", "ray", "scipy", "sklearn", "plotly", "sqlalchemy", "PIL"]

@@ -1,0 +1,159 @@
+"""The command compress: a module of the user's to an entry, in one process, on digits; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import igcsearch as package
+
+Run = Callable[..., Any]
+
+SOURCE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.extra = after - before
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.extra:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra))
+        return F.relu(x + y)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
+        self.layers = nn.Sequential(Block(8, 8, 1), Block(8, 16, 2))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(self.stem(x)).mean((2, 3)))
+
+
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+class Branching(Net):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def branching():
+    return Branching()
+
+
+def broken():
+    made = net()
+    made.stem.weight.data[0] = float("nan")
+    return made
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("source") / "nets.py"
+    file.write_text(SOURCE)
+    return file
+
+
+def test_compress_makes_an_entry(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    out = tmp_path / "small"
+    done = igcsearch(
+        "compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--epochs", "1", "--out", out, "--json"
+    )
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["macs"] <= found["macs_before"] // 2
+    assert found["macs"] >= 0.4 * found["macs_before"]
+    assert 0 < found["kept"] < 1
+    assert found["gathers"] == 0
+    assert found["max_rel_diff_masked_vs_converted"] < 1e-5
+    assert {"params", "params_before", "accuracy_before", "accuracy_pruned", "latency_ms", "latency_ms_before"} <= set(
+        found
+    )
+    assert found["accuracy_finetuned"] > found["accuracy_pruned"]
+    network = package.load(out)
+    assert sum(p.numel() for p in network.parameters()) == found["params"]
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    again = json.loads(igcsearch("evaluate", out, "--data", "digits", "--device", "cpu", "--json").out)
+    assert again["accuracy"] == pytest.approx(found["accuracy_finetuned"], abs=1e-9)
+    profile = json.loads(igcsearch("profile", out, "--json").out)
+    assert (profile["params"], profile["macs"], profile["macs_fvcore"]) == (
+        found["params"],
+        found["macs"],
+        found["macs"],
+    )
+    assert not list(tmp_path.glob("*.partial"))
+    refused = igcsearch("check", out)
+    assert refused.status == 2
+    assert "graph of operations" in refused.err
+
+
+def test_weights_of_a_file_under_other_names(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    namespace: dict[str, object] = {}
+    exec(SOURCE, namespace)
+    state = namespace["net"]().state_dict()  # type: ignore[operator]
+    save_file(
+        {f"body.{key}".replace("body.head", "fc"): value for key, value in state.items()}, tmp_path / "w.safetensors"
+    )
+    call = ("compress", f"{source}:net", "--max-params", "60%", "--epochs", "0", "--image-size", "8")
+    # without --data images of 3 channels are taken, which this network does not read
+    assert "does not run on images" in igcsearch(*call, "--out", tmp_path / "a").err
+    data = (*call[:-2], "--data", "digits", "--weights", tmp_path / "w.safetensors")
+    refused = igcsearch(*data, "--out", tmp_path / "b")
+    assert refused.status == 2
+    assert "do not fit" in refused.err
+    assert "--map" in refused.err
+    done = igcsearch(*data, "--map", "body.=", "--map", "fc=head", "--out", tmp_path / "c", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["accuracy_finetuned"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{source}:net"], "no budget"),
+        (["{source}:net", "--max-macs", "0%"], "no share"),
+        (["{source}:net", "--max-macs", "1%"], "the smallest has"),
+        (["{source}:net", "--max-macs", "50%", "--method", "permut"], "did you mean 'permute'"),
+        (["{source}:net", "--max-macs", "50%", "--criterion", "l3"], "unknown criterion 'l3'"),
+        (["{source}:net", "--max-macs", "50%", "--only", "stm"], "no dense convolution matches 'stm'"),
+        (["{source}:nett", "--max-macs", "50%"], "did you mean 'net'"),
+        (["{source}:branching", "--max-macs", "50%"], "torch.fx cannot trace"),
+        (["{source}:broken", "--max-macs", "50%"], "values that are not finite"),
+        (["torchvision:resnet19", "--max-macs", "50%"], "torchvision has no model 'resnet19'"),
+        (["weights.pth", "--max-macs", "50%"], "is a pickle"),
+        (["{source}:net", "--weights", "w.pt", "--max-macs", "50%"], "is a pickle"),
+        (["{source}:net", "--weights", "none.safetensors", "--max-macs", "50%"], "there is no such file"),
+        (["{source}:net", "--max-macs", "50%", "--mean", "0.5,0.5"], "1 number with commas"),
+        (["{source}:net", "--max-macs", "50%", "--map", "a"], "OLD=NEW"),
+        (["igcv3_d_100", "--max-macs", "50%"], "has no weights to compress"),
+    ],
+)
+def test_compress_refuses(arguments: list[str], said: str, source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    given = [argument.format(source=source) for argument in arguments]
+    refused = igcsearch("compress", *given, "--data", "digits", "--epochs", "0", "--out", tmp_path / "out")
+    assert (refused.status, refused.out) == (2, "")
+    assert said in refused.err
+    assert "Traceback" not in refused.err
+    assert not (tmp_path / "out").exists()
