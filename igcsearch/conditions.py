@@ -20,6 +20,7 @@ from .spec.conditions import (
     path_counts,
     paths,
 )
+from .spec.free_parameters import free_parameters, strict_free_parameters
 from .spec.theory import (
     BestCount,
     StrictFactorization,
@@ -28,9 +29,7 @@ from .spec.theory import (
     cheapest_factorization,
     cost_per_nat,
     dense_factors,
-    free_parameters,
     pointwise_bound,
-    strict_free_parameters,
     weight_bound,
 )
 

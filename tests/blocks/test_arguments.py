@@ -28,6 +28,7 @@ from igcsearch.blocks import (
     stage,
     stem,
 )
+from igcsearch.blocks.products import factor
 from igcsearch.blocks.references import igcv1 as igcv1_networks
 from igcsearch.blocks.references import igcv2 as igcv2_networks
 from igcsearch.blocks.references import igcv3 as igcv3_networks
@@ -67,13 +68,21 @@ def shuffles(block: Block) -> list[Shuffle]:
 @pytest.mark.parametrize("family", sorted(DEFINITIONS))
 def test_a_float_is_no_width_and_leaves_nothing_in_a_cache(family: str) -> None:
     definition, options = DEFINITIONS[family], OPTIONS.get(family, {})
-    for width in (48.0, 48):
-        with pytest.raises(UsageError, match=r"in_channels = 48\.0 must be a whole number; use 48"):
-            definition(48.0, 48, **options)
-        if width == 48 and family != "butterfly":
-            made = network(Problem(16, 3, 10), 48, [stage(definition, 48, 48, 1, **options)])
-            assert Architecture.from_json(made.to_json()).hash == made.hash
-            assert type(made.params) is int
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"in_channels = 256\.0 must be a whole number; use 256"):
+            definition(256.0, 256, stride=1, **options)
+        made = network(Problem(16, 3, 10), 256, [stage(definition, 256, 256, 1, **options)])
+        assert definition(256, 256, stride=1, **options) is made.stages[0].blocks[0]
+        assert Architecture.from_json(made.to_json()).hash == made.hash
+        assert type(made.params) is int
+
+
+@pytest.mark.parametrize("make", [factor, stem, Factor])
+def test_a_float_is_no_width_of_a_factor_either(make: Callable[..., object]) -> None:
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"of a factor = 7\.0 must be a whole number; use 7"):
+            make(7, 7.0)
+        make(7, 7)
 
 
 @pytest.mark.parametrize("family", sorted(DEFINITIONS))

@@ -40,7 +40,7 @@ def test_branch_widths_are_all_that_are_strict_or_nearly(width: int, growth: int
 
 def test_a_width_without_factorization_names_the_nearest_ones() -> None:
     with pytest.raises(
-        UsageError, match=r"width 61 has no factorization into 2 branch widths .*nearest widths: 62, 60"
+        UsageError, match=r"width 61 has no factorization into 2 branch widths .*nearest widths: 60, 62"
     ):
         branch_widths(61, 61, 2)
 

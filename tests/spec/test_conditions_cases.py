@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from igcsearch.spec import Factor, Parallel, Shuffle, Step, conditions, theory
+from igcsearch.spec import Factor, Parallel, Shuffle, Step, conditions
+from igcsearch.spec.free_parameters import free_parameters, strict_free_parameters
 
 SEED = 20180618
 PRIME = 2**28 - 57  # products of up to 128 residues add up below 2**63
@@ -299,13 +300,13 @@ def outcome(number: int) -> tuple[list[str], list[str]]:
         total / (len(plan) * (math.prod(areas) * math.prod(widths)) ** (1 / len(plan)))
     )
     checks["bound of one-path products"] = not one_path or conditions.balance(steps) > 1 - 1e-12
-    free = theory.free_parameters(steps)
+    free = free_parameters(steps)
     checks["free parameters"] = (
         free == total - squares if largest <= 1 or len({*widths}) == 1 else free >= total - squares
     )
     if one_path and len({*widths}) == 1:
         branch_widths = [kernel.inputs // kernel.groups for kernel in kernels]
-        checks["free parameters, closed form"] = theory.strict_free_parameters(branch_widths, areas=areas) == free
+        checks["free parameters, closed form"] = strict_free_parameters(branch_widths, areas=areas) == free
     if strict or len({*widths}) == 1:
         kinds.append("rank")
         checks["rank of random weights"] = rank_of_random_weights(plan, stream) == min(widths)

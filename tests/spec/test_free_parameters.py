@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from igcsearch.spec import Factor, Shuffle, conditions, theory
+from igcsearch.spec import Factor, Shuffle, conditions
 from igcsearch.spec.conditions import path_counts
+from igcsearch.spec.free_parameters import free_parameters, strict_free_parameters
 
 
 def on_one_width(width: int, branch_widths: Sequence[int]) -> tuple[Factor, ...]:
@@ -49,22 +50,22 @@ def tangent_rank(factors: Sequence[Factor], seed: int = 0) -> int:
 )
 def test_free_parameters_of_strict_products(widths: tuple[int, ...]) -> None:
     factors = on_one_width(math.prod(widths), widths)
-    assert theory.strict_free_parameters(widths) == theory.free_parameters(factors) == tangent_rank(factors)
+    assert strict_free_parameters(widths) == free_parameters(factors) == tangent_rank(factors)
 
 
 @pytest.mark.parametrize("widths", [(1, 2, 4), (2, 2, 2), (1, 3, 4), (3, 3), (8,)])
 def test_free_parameters_behind_a_spatial_factor(widths: tuple[int, ...]) -> None:
     channels = math.prod(widths)
     factors = (Factor(channels, channels, 3, groups=channels // widths[0]), *on_one_width(channels, widths[1:]))
-    closed = theory.strict_free_parameters(widths, areas=(9, *(1,) * (len(widths) - 1)))
-    assert closed == theory.free_parameters(factors) == tangent_rank(factors)
+    closed = strict_free_parameters(widths, areas=(9, *(1,) * (len(widths) - 1)))
+    assert closed == free_parameters(factors) == tangent_rank(factors)
 
 
 def test_free_parameters_are_an_upper_bound_elsewhere() -> None:
     factors = on_one_width(4, (2, 2, 2, 2))
-    assert theory.free_parameters(factors) == 20
+    assert free_parameters(factors) == 20
     assert tangent_rank(factors) == 16  # all 4x4 matrices
-    assert theory.free_parameters(on_one_width(4, (4, 4))) == 16
+    assert free_parameters(on_one_width(4, (4, 4))) == 16
 
 
 def test_free_parameters_of_a_one_path_product_that_is_not_strict() -> None:
@@ -75,7 +76,7 @@ def test_free_parameters_of_a_one_path_product_that_is_not_strict() -> None:
     )
     assert conditions.paths(factors).one_path
     assert not conditions.is_strict(factors)
-    assert theory.free_parameters(factors) == tangent_rank(factors) == 32
+    assert free_parameters(factors) == tangent_rank(factors) == 32
 
 
 # Rule: never below the tangent space, equal to it where no path count is above 1; on one width the formula as it is written.
@@ -93,7 +94,7 @@ def test_free_parameters_of_random_products() -> None:
             shuffle = Shuffle("random", seed=int(stream.integers(1000)))
             factors.append(Factor(width, out, kernel, groups=groups, shuffle=shuffle))
             width = out
-        counted, dimension = theory.free_parameters(factors), tangent_rank(factors)
+        counted, dimension = free_parameters(factors), tangent_rank(factors)
         assert counted >= dimension
         if path_counts(factors).max() <= 1:
             assert counted == dimension
@@ -108,10 +109,10 @@ def test_free_parameters_of_random_products() -> None:
 
 def test_free_parameters_where_a_border_is_wider_than_its_branches() -> None:
     wide = (Factor(8, 9), Factor(9, 6))  # 72 + 54 weights; all 6x8 matrices have 48 parameters
-    assert theory.free_parameters(wide) == 126 - max(9 * 8, 9 * 6)
+    assert free_parameters(wide) == 126 - max(9 * 8, 9 * 6)
     assert tangent_rank(wide) == 48
     inside = (Factor(2, 4), Factor(4, 4), Factor(4, 2))  # 8 + 16 + 8; writers 8 + 16, readers 16 + 8, one of each 8 + 8
-    assert theory.free_parameters(inside) == 32 - 24
+    assert free_parameters(inside) == 32 - 24
 
 
 def shared_channels(writer: Factor, reader: Factor) -> np.ndarray:

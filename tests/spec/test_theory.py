@@ -10,6 +10,7 @@ import pytest
 import igcsearch
 from igcsearch.errors import UsageError
 from igcsearch.spec import Factor, Pool, conditions, theory
+from igcsearch.spec.free_parameters import free_parameters, strict_free_parameters
 
 
 def ordered_factorizations(width: int) -> Iterator[tuple[int, ...]]:
@@ -224,6 +225,14 @@ def test_best_count_behind_a_wider_spatial_factor() -> None:
     assert theory.best_factors(1, area=1) == (0.0, 1, 1)
 
 
+# Rule: integers stay below L* = ln(S*C); at area 1 a few widths come to L* rounded up.
+@pytest.mark.parametrize(("area", "above"), [(1, [1, 2, 6, 18, 54]), (4, []), (9, []), (25, [])])
+def test_the_best_count_in_integers_is_below_the_continuous_one(area: int, above: list[int]) -> None:
+    found = {width: theory.best_factors(width, area=area) for width in range(1, 400)}
+    assert [width for width, best in found.items() if best.searched >= best.continuous] == above
+    assert all(found[width].searched == math.ceil(found[width].continuous) for width in above if width > 1)
+
+
 # ---------------------------------------------------------------- dense products of one branch width
 
 
@@ -302,12 +311,12 @@ def test_dense_factors_are_counted_in_exact_integers() -> None:
         (lambda: theory.dense_factors(4, 8), r"divide 4 channels; nearest widths: 8, 16$"),
         (lambda: theory.dense_factors(8, 1), r"branch width 1 must be at least 2 and divide 8 channels$"),
         (lambda: theory.dense_factors(0, 2), r"divide 0 channels"),
-        (lambda: theory.free_parameters(()), r"a product of no factors"),
-        (lambda: theory.free_parameters((Factor(8, 8), Pool(8))), r"step 2 is a Pool: .* factors alone"),
-        (lambda: theory.free_parameters((Factor(8, 8), Factor(4, 4))), r"step 2 .* reads 4 channels but is given 8"),
-        (lambda: theory.strict_free_parameters(()), r"at least one factor"),
-        (lambda: theory.strict_free_parameters((4, 4), areas=(9,)), r"areas \[9\]"),
-        (lambda: theory.strict_free_parameters((4, 0)), r"branch widths \[4, 0\]"),
+        (lambda: free_parameters(()), r"a product of no factors"),
+        (lambda: free_parameters((Factor(8, 8), Pool(8))), r"step 2 is a Pool: .* factors alone"),
+        (lambda: free_parameters((Factor(8, 8), Factor(4, 4))), r"step 2 .* reads 4 channels but is given 8"),
+        (lambda: strict_free_parameters(()), r"at least one factor"),
+        (lambda: strict_free_parameters((4, 4), areas=(9,)), r"areas \[9\]"),
+        (lambda: strict_free_parameters((4, 0)), r"branch widths \[4, 0\]"),
     ],
 )
 def test_bad_input_names_value_rule_and_cure(call, message: str) -> None:
