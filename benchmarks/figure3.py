@@ -3,7 +3,8 @@
     python -m benchmarks.figure3 --out DIR [--json FILE --data fashion-mnist --data-root DIR --train-images 10k --image-size 28]
                                  [--factors 1,2,3,8 --epochs 8 --seeds 3 --workers 2 --picture FILE.svg]
 
-The networks are `igcsearch.blocks.references.igcv2.figure_3` for the images at hand; all of the first seed are trained first.
+The networks are `igcsearch.blocks.references.igcv2.figure_3` for the images at hand, in the reading that keeps K in all stages, so
+that they are of equal size with few classes too (--complementary: the other one); all of the first seed are trained first.
 Printed: for each L the weights of a block, its non-sparsity Q / (S C^2), paths a pair, cost, test accuracy and the paper's
 (CIFAR-100); drawn: both curves, each on its own axis.
 """
@@ -27,14 +28,14 @@ from .ranges import Range, ranges
 from .trainings import data_of, trained
 
 
-def run(spec: DataSpec, factors: int, seed: int, epochs: int, folder: Path) -> dict[str, Any]:
+def run(spec: DataSpec, factors: int, complementary: bool, seed: int, epochs: int, folder: Path) -> dict[str, Any]:
     """One training, or its row if it is there already."""
     data = data_of(spec)
-    architecture = figure_3(factors, data.problem())
+    architecture = figure_3(factors, data.problem(), complementary=complementary)
     recipe = default_recipe(data, epochs=epochs, seed=seed)
 
     def about(result: TrainResult) -> dict[str, Any]:
-        return {"factors": factors, "hash": result.architecture.hash}
+        return {"factors": factors, "complementary": complementary, "hash": result.architecture.hash}
 
     return trained(architecture, data, recipe, folder, f"l{factors}-{seed}", about)
 
@@ -44,11 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     trainings.add_arguments(parser, epochs=8, seeds=3, workers=2)
     parser.add_argument("--factors", default="1,2,3,8")
+    parser.add_argument("--complementary", action="store_true", help="the other reading: K grows in the later stages")
     parser.add_argument("--picture", type=Path)
     given, folder, spec = trainings.prepared(parser)
     os.environ.update(thread_settings(1))
     counts = [int(count) for count in given.factors.split(",")]
-    tasks = [(spec, count, seed, given.epochs, folder) for seed in range(given.seeds) for count in counts]
+    reading = given.complementary
+    tasks = [(spec, count, reading, seed, given.epochs, folder) for seed in range(given.seeds) for count in counts]
     rows = []
     for number, row in trainings.run_all(run, tasks, given.workers):
         rows.append(row)
