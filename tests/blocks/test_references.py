@@ -8,7 +8,7 @@ import pytest
 from igcsearch.blocks.references import REFERENCES, get_reference, igcv1, igcv2
 from igcsearch.blocks.references.reference import CIFAR10, CIFAR100, IMAGENET, Reference
 from igcsearch.errors import UsageError
-from igcsearch.spec import Architecture, Block, Factor
+from igcsearch.spec import Architecture, Block, Factor, Problem
 from igcsearch.spec.block import every_factor
 from igcsearch.spec.conditions import paths
 
@@ -92,6 +92,19 @@ def test_igcv2_figure_3(pointwise: int) -> None:
     assert sum(len(stage.blocks) for stage in row.architecture.stages) == 6
     totals = [architecture(f"igcv2_fig3_l{other}").params for other in igcv2.FIGURE_3]
     assert max(totals) < 1.09 * min(totals)
+
+
+def test_figure_3_of_equal_sizes() -> None:
+    networks = {L: igcv2.figure_3(L, Problem(28, 1, 10), complementary=False) for L in igcv2.FIGURE_3}
+    for position in range(3):
+        sizes = [network.stages[position].blocks[-1].report["weights"] for network in networks.values()]
+        assert max(sizes) < 1.04 * min(sizes)
+        assert sizes[0] == 2**position * 4672
+    totals = [network.params for network in networks.values()]
+    assert max(totals) < 1.14 * min(totals)
+    last = networks[3].stages[2].blocks[-1].report
+    assert last["complementary"] == "none"
+    assert last["paths"]["mean"] == pytest.approx(6**3 / (4 * 174))
 
 
 def test_figure_3_by_l() -> None:
