@@ -71,7 +71,7 @@ def _taylor(
         raise UsageError("the criterion taylor needs images: give data, or use l1")
     found = {}
     for name in names:
-        weight = network.get_parameter(f"{name}.weight")
+        weight = network.layer(name).weight
         assert weight.grad is not None
         found[name] = (weight * weight.grad / images).abs().sum(dim=(2, 3)).detach().double().numpy()
     return found

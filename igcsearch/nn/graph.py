@@ -52,19 +52,23 @@ class GraphNetwork(nn.Module):
     Args:
         architecture: what to build; kept as `network.architecture`.
         execution: as `Network`'s; both run stock operators here, `optimize_for_inference` makes what runs faster.
+
+    Raises:
+        UsageError: a node's name that no part of a module can have.
     """
 
     def __init__(self, architecture: GraphArchitecture, execution: str = "auto") -> None:
         super().__init__()
         self.architecture = architecture
-        self._layers: dict[str, nn.Module] = {}  # by node; a plain dict: the modules are owned under their paths
+        self.set_execution(execution)
+        self._last = {name: node.name for node in architecture.nodes for name in node.reads}
+        self._last[architecture.nodes[-1].name] = ""
+        self._places: dict[str, tuple[nn.Module, str]] = {}  # of each node's layer: the module that owns it, and under which name
         for node in architecture.nodes:
             if node.shares is not None:
-                self._layers[node.name] = self._layers[node.shares]
+                self._places[node.name] = self._places[node.shares]
             elif (layer := _layer(node.operation)) is not None:
-                self._layers[node.name] = _placed(self, node.name, layer)
-        self._last = {name: node.name for node in architecture.nodes for name in node.reads}
-        self.set_execution(execution)
+                self._places[node.name] = _placed(self, node.name, layer)
 
     def set_execution(self, execution: str) -> GraphNetwork:
         """Choose "auto" or "plain"; returns the network."""
@@ -75,7 +79,10 @@ class GraphNetwork(nn.Module):
 
     def layer(self, name: str) -> nn.Module:
         """The module that holds a node's parameters or does its work; several nodes may share one."""
-        return self._layers[name]
+        owner, last = self._places[name]
+        layer = owner._modules[last]
+        assert layer is not None
+        return layer
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to logits (N, num_classes). What no later node reads is let go at once."""
@@ -89,7 +96,9 @@ class GraphNetwork(nn.Module):
             if type(operation) in _FUNCTIONS:
                 made[node.name] = _FUNCTIONS[type(operation)](operation, inputs)
             else:
-                made[node.name] = self._layers[node.name](inputs[0])
+                made[node.name] = self.layer(node.name)(inputs[0])
+            if node.name not in self._last:
+                del made[node.name]
         return made[self.architecture.nodes[-1].name]
 
 
@@ -224,12 +233,21 @@ _FUNCTIONS: dict[type[Operation], Callable[..., Tensor]] = {
 }
 
 
-def _placed(root: nn.Module, path: str, layer: nn.Module) -> nn.Module:
-    """The layer, put under a dotted path, with bare modules on the way. Names may be those of a module's methods."""
+def _placed(root: nn.Module, path: str, layer: nn.Module) -> tuple[nn.Module, str]:
+    """Put the layer under a dotted path, with bare modules on the way; its owner and name. Names may be those of methods."""
     *folders, last = path.split(".")
     for name in folders:
+        _check_free(root, name, path)
         inner = root._modules.setdefault(name, nn.Module())
         assert inner is not None
         root = inner
+    _check_free(root, last, path)
+    if (bare := root._modules.get(last)) is not None:
+        layer._modules.update(bare._modules)  # of paths that go on from here
     root._modules[last] = layer
-    return layer
+    return root, last
+
+
+def _check_free(root: nn.Module, name: str, path: str) -> None:
+    if name in root.__dict__:
+        raise UsageError(f"node {path!r}: {name!r} is an attribute of every module; give the node another name")
