@@ -63,7 +63,9 @@ class GraphNetwork(nn.Module):
         self.set_execution(execution)
         self._last = {name: node.name for node in architecture.nodes for name in node.reads}
         self._last[architecture.nodes[-1].name] = ""
-        self._places: dict[str, tuple[nn.Module, str]] = {}  # of each node's layer: the module that owns it, and under which name
+        self._places: dict[
+            str, tuple[nn.Module, str]
+        ] = {}  # of each node's layer: the module that owns it, and under which name
         for node in architecture.nodes:
             if node.shares is not None:
                 self._places[node.name] = self._places[node.shares]
@@ -243,7 +245,9 @@ def _placed(root: nn.Module, path: str, layer: nn.Module) -> tuple[nn.Module, st
         root = inner
     _check_free(root, last, path)
     if (bare := root._modules.get(last)) is not None:
-        layer._modules.update(bare._modules)  # of paths that go on from here
+        layer._modules = (
+            bare._modules
+        )  # of paths that go on from here; one dict, which other layers have as their place
     root._modules[last] = layer
     return root, last
 

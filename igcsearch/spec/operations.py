@@ -67,7 +67,9 @@ class Convolution(Operation):
         if self.groups < 1 or self.in_channels % self.groups or self.out_channels % self.groups:
             raise UsageError(f"{self.groups} groups do not divide {self.in_channels} and {self.out_channels} channels")
         sizes = (*self.kernel_size, *self.stride, *self.dilation)
-        _at_least_1("a convolution's channels, kernel, strides and dilations", self.in_channels, self.out_channels, *sizes)
+        _at_least_1(
+            "a convolution's channels, kernel, strides and dilations", self.in_channels, self.out_channels, *sizes
+        )
         if min(self.padding) < 0:
             raise UsageError(f"padding {self.padding} is negative; use a slice")
         _one_of("padding mode", self.padding_mode, PADDING_MODES)
@@ -88,7 +90,9 @@ class Convolution(Operation):
         for n, p in zip(size, self.padding, strict=True):
             if (self.padding_mode == "reflect" and p >= n) or (self.padding_mode == "circular" and p > n):
                 more = "more than" if self.padding_mode == "reflect" else "at least"
-                raise UsageError(f"{self.padding_mode} padding of {p} needs a map of {more} {p} pixels; use a larger image")
+                raise UsageError(
+                    f"{self.padding_mode} padding of {p} needs a map of {more} {p} pixels; use a larger image"
+                )
         spans = zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         return (self.out_channels, *(_slid(n + 2 * p - d * (k - 1) - 1, s) for n, k, s, p, d in spans))
 

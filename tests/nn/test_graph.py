@@ -67,7 +67,10 @@ def small(*names):
 @pytest.mark.parametrize(
     ("operation", "module"),
     [
-        (Convolution(6, 4, (3, 2), (2, 1), (1, 2), (1, 2), 2, True), nn.Conv2d(6, 4, (3, 2), (2, 1), (1, 2), (1, 2), 2)),
+        (
+            Convolution(6, 4, (3, 2), (2, 1), (1, 2), (1, 2), 2, True),
+            nn.Conv2d(6, 4, (3, 2), (2, 1), (1, 2), (1, 2), 2),
+        ),
         (
             Convolution(6, 6, (3, 3), padding=(2, 1), groups=6, padding_mode="reflect"),
             nn.Conv2d(6, 6, 3, padding=(2, 1), groups=6, bias=False, padding_mode="reflect"),
@@ -78,7 +81,10 @@ def small(*names):
         ),
         (BatchNorm(6, 0.1), nn.BatchNorm2d(6, 0.1)),
         (BatchNorm(6, affine=False, momentum=None), nn.BatchNorm2d(6, affine=False, momentum=None)),
-        (Window("max", (3, 2), (2, 1), (1, 0), (1, 2), True), nn.MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), ceil_mode=True)),
+        (
+            Window("max", (3, 2), (2, 1), (1, 0), (1, 2), True),
+            nn.MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), ceil_mode=True),
+        ),
         (Window("avg", (3, 2), (2, 3), (1, 1), ceil_mode=True), nn.AvgPool2d((3, 2), (2, 3), (1, 1), True)),
         (
             Window("avg", (3, 2), (2, 2), (1, 1), count_include_pad=False),
@@ -127,7 +133,9 @@ def test_operations_on_flat_features():
     assert torch.equal(run(Slice(3, 400), before=[flat], reads=["f"]), x[:, 3:400])
     assert torch.equal(run(Pad((1, 2), value=3.0), before=[flat], reads=["f"]), F.pad(x, (1, 2), value=3.0))
     assert torch.equal(run(Concat(), before=[flat], reads=["f", "f"]), torch.cat([x, x], 1))
-    assert torch.equal(run(Gather(groups=9), before=[flat], reads=["f"]), x.reshape(2, 9, 54).transpose(1, 2).reshape(2, -1))
+    assert torch.equal(
+        run(Gather(groups=9), before=[flat], reads=["f"]), x.reshape(2, 9, 54).transpose(1, 2).reshape(2, -1)
+    )
     norm = nn.BatchNorm1d(486).double().eval()
     norm.running_mean.uniform_(-1, 1)
     torch.testing.assert_close(run(BatchNorm(486), norm, before=[flat], reads=["f"]), norm(x))
