@@ -70,12 +70,12 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
         expected, found = (
             module(images.clone()),
             network(images),
-        )  # the module itself: torch.fx does not see all that it does
+        )  # the module itself: torch.fx may miss something
     difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not difference <= TOLERANCE.get(kind, 1e-2):
         raise UsageError(
             f"the graph made of the network differs from it by {difference:.2g} of its largest output: it does something that "
-            "tracing does not see, such as chance, a branch on the images' values, or += on a tensor that is read under another name"
+            "tracing does not see, such as chance, a branch on the images' values, or += on a tensor with a second name"
         )
     return Traced(architecture, network.state_dict(), difference)
 

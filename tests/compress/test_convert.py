@@ -54,7 +54,7 @@ def check_conversion(graph, state, gather, seed=0, rounds=1, starts=1):
     gathers = len(made.nodes) - len(graph.nodes)
     assert gathers <= sum(layer.gather for layer in layers)
     assert made.params == graph.params - sum(
-        l.criterion.size * _area(graph, l) * (l.groups - 1) // l.groups for l in layers
+        each.criterion.size * _area(graph, each) * (each.groups - 1) // each.groups for each in layers
     )
     return orders
 
