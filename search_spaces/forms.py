@@ -130,6 +130,8 @@ def _mobilenetv2_forms(number: int, spatial: int, in_channels: int, out_channels
 
 def _shufflenet_forms(number: int, spatial: int, in_channels: int, out_channels: int) -> tuple[Form, ...]:
     # G^2 <= middle: behind the shuffle each branch of the second 1x1 reads channels of every branch of the first
+    if out_channels % 4:
+        return ()
     middle = out_channels // 4
     common = math.gcd(in_channels, middle, out_channels - in_channels)
     groups = [g for g in (1, *divisors(common)) if g * g <= middle and out_channels >= in_channels]

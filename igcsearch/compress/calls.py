@@ -131,14 +131,14 @@ def _hardtanh(module: nn.Hardtanh) -> Operations:
     return [Activation("relu6")]
 
 
-def _elu(module: nn.ELU) -> Operations:
-    if module.alpha != 1.0:
+def _elu(alpha: float) -> Operations:
+    if alpha != 1.0:
         raise UnknownCallError("ELU with another alpha")
     return [Activation("elu")]
 
 
-def _softplus(module: nn.Softplus) -> Operations:
-    if (module.beta, module.threshold) != (1, 20):
+def _softplus(beta: float, threshold: float) -> Operations:
+    if (beta, threshold) != (1, 20):
         raise UnknownCallError("Softplus with another beta")
     return [Activation("softplus")]
 
@@ -170,8 +170,8 @@ MODULES: dict[type[nn.Module], Callable[[Any, Call], Operations]] = {
     nn.Mish: _plain("mish"),
     nn.GELU: lambda module, call: [Activation("gelu", tanh=module.approximate == "tanh")],
     nn.LeakyReLU: lambda module, call: [Activation("leaky_relu", slope=module.negative_slope)],
-    nn.ELU: lambda module, call: _elu(module),
-    nn.Softplus: lambda module, call: _softplus(module),
+    nn.ELU: lambda module, call: _elu(module.alpha),
+    nn.Softplus: lambda module, call: _softplus(module.beta, module.threshold),
 }
 
 
@@ -203,9 +203,13 @@ def _cat(call: Call) -> Operations:
 def _pad(call: Call) -> Operations:
     widths, mode, value = list(call.get(1, "pad")), call.get(2, "mode", "constant"), call.get(3, "value", None)
     if mode != "constant" or any(width < 0 for width in widths) or any(widths[6:]):
-        raise UnknownCallError(f"padding of mode {mode}" if mode != "constant" else "negative padding")
-    columns, rows, channels = ((a, b) for a, b in zip(*[iter([*widths, *[0] * (6 - len(widths))])] * 2, strict=True))
+        raise UnknownCallError(
+            f"padding of mode {mode}" if mode != "constant" else "negative padding or padding of images"
+        )
+    columns, rows, channels = ((a, b) for a, b in zip(*[iter([*widths, *[0] * 6][:6])] * 2, strict=True))
     if len(call.shape) == 2:
+        if any(widths[2:]):
+            raise UnknownCallError("padding of images")
         columns, rows, channels = (0, 0), (0, 0), columns
     return [Pad(channels, rows, columns, float(value or 0.0))]
 
@@ -277,6 +281,8 @@ CALLS: dict[Any, Callable[[Call], Operations]] = {
     F.hardswish: _activates("hardswish"),
     F.hardsigmoid: _activates("hardsigmoid"),
     F.mish: _activates("mish"),
+    F.elu: lambda call: _elu(call.get(1, "alpha", 1.0)),
+    F.softplus: lambda call: _softplus(call.get(1, "beta", 1), call.get(2, "threshold", 20)),
     F.hardtanh: _hardtanh_call,
     F.leaky_relu: _leaky,
     F.gelu: _gelu,

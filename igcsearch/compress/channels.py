@@ -20,16 +20,13 @@ from torch import Tensor
 
 from ..spec.graph import INPUT, GraphArchitecture, Node
 from ..spec.operations import (
-    Add,
     BatchNorm,
     Concat,
     Convolution,
     Flatten,
     Gather,
     Linear,
-    Multiply,
     Pad,
-    Shape,
     Slice,
 )
 
@@ -64,9 +61,7 @@ class Channels:
         atoms = self.of[tensor]
         places = np.argsort(atoms, kind="stable")
         begins = np.searchsorted(atoms[places], np.arange(self.count))
-        which = np.empty(len(atoms), dtype=np.int64)  # of the times that its atom is there
-        which[places] = np.arange(len(atoms)) - begins[atoms[places]]
-        return np.asarray(places[begins[stored[atoms]] + which])
+        return np.asarray(places[begins[stored[atoms]] + _ranks(atoms)])
 
 
 def channels_of(graph: GraphArchitecture) -> Channels:
@@ -77,19 +72,23 @@ def channels_of(graph: GraphArchitecture) -> Channels:
     shared = {node.shares for node in graph.nodes if node.shares is not None}
     branches: list[tuple[str, int]] = []
     for node in graph.nodes:
-        of[node.name] = _made(node, of, graph.shapes[node.name], ties)
+        of[node.name] = _made(node, of, graph.shapes[node.name][0], ties)
         if isinstance(node.operation, Convolution) and node.operation.groups > 1 and not is_channelwise(node.operation):
             branches += [(node.reads[0], node.operation.groups), (node.name, node.operation.groups)]
         if node.shares is not None or node.name in shared:  # one weight for two places: both keep their order
             fixed += [node.reads[0], node.name]
     of = {name: ties.roots(atoms) for name, atoms in of.items()}
     seen: list[list[tuple[Any, ...]]] = [[] for _ in range(ties.count)]
+    ranks = {name: _ranks(atoms) for name, atoms in of.items()}
     for name, atoms in of.items():
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, atom in enumerate(atoms.tolist()):
-            places[atom].append(place)
-        for atom, where in places.items():
-            seen[atom].append((name, *(place - where[0] for place in where)))
+        for atom in atoms.tolist():
+            seen[atom].append((name,))
+    for number, node in enumerate(graph.nodes):  # where an atom is twice in a tensor, its copies keep their roles
+        for read, origins in zip(node.reads, _origins(node, of, len(of[node.name])), strict=False):
+            there = np.flatnonzero(origins >= 0)
+            pairs = zip(ranks[read][origins[there]].tolist(), ranks[node.name][there].tolist(), strict=True)
+            for atom, pair in zip(of[node.name][there].tolist(), pairs, strict=True):
+                seen[atom].append((number, *pair))
     for number, name in enumerate(fixed):
         for place, atom in enumerate(of[name].tolist()):
             seen[atom].append(("fixed", number, place))
@@ -134,30 +133,48 @@ def permuted(
     return result
 
 
-def _made(node: Node, of: dict[str, Atoms], shape: Shape, ties: _Ties) -> Atoms:
-    """The atoms that a node gives."""
-    read, operation = [of[name] for name in node.reads], node.operation
+def _made(node: Node, of: dict[str, Atoms], width: int, ties: _Ties) -> Atoms:
+    """The atoms that a node gives: those that it hands on, tied where it sums several, and new ones."""
+    made = np.full(width, -1, dtype=np.int64)
+    for read, origins in zip(node.reads, _origins(node, of, width), strict=False):
+        given = np.where(origins >= 0, of[read][origins], -1)
+        both = (given >= 0) & (made >= 0)
+        ties.tie(made[both], given[both])
+        made = np.where(made >= 0, made, given)
+    made[made < 0] = ties.fresh(int((made < 0).sum()))
+    return made
+
+
+def _origins(node: Node, of: dict[str, Atoms], width: int) -> list[Atoms]:
+    """For each tensor that a node hands channels on from, which of them each channel given is; -1 for none."""
+    operation, widths, each = node.operation, [len(of[name]) for name in node.reads], np.arange(width)
     match operation:
-        case Convolution():
-            return read[0] if is_channelwise(operation) else ties.fresh(operation.out_channels)
+        case Convolution() if not is_channelwise(operation):
+            return []
         case Linear():
-            return ties.fresh(operation.out_features)
-        case Add() | Multiply():
-            for other in read[1:]:
-                ties.tie(read[0], other)
-            return read[0]
+            return []
         case Concat():
-            return np.concatenate(read)
+            begins = np.cumsum([0, *widths])
+            places = [each - begin for begin in begins[:-1]]
         case Slice():
-            return read[0][operation.start : operation.stop]
+            places = [each + operation.start]
         case Pad():
-            before, after = operation.channels
-            return np.concatenate([ties.fresh(before), read[0], ties.fresh(after)])
+            places = [each - operation.channels[0]]
         case Gather():
-            return read[0][operation.permutation(len(read[0]))]
+            places = [np.array(operation.permutation(width))]
         case Flatten():
-            return np.repeat(read[0], shape[0] // len(read[0]))
-    return read[0]
+            places = [each // (width // widths[0])]
+        case _:
+            places = [each] * len(widths)
+    return [np.where((place >= 0) & (place < n), place, -1) for place, n in zip(places, widths, strict=True)]
+
+
+def _ranks(atoms: Atoms) -> Atoms:
+    """Of each place the number of places before it with the same atom."""
+    places = np.argsort(atoms, kind="stable")
+    ranks = np.empty(len(atoms), dtype=np.int64)
+    ranks[places] = np.arange(len(atoms)) - np.searchsorted(atoms[places], atoms[places])
+    return ranks
 
 
 class _Ties:

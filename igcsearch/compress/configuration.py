@@ -106,13 +106,15 @@ def configured(graph: GraphArchitecture, found: Sequence[Table], budget: Budget)
         raise UsageError(_impossible(fixed, found, budget))
     spent = _sum(fixed, [table.options[i] for table, i in zip(found, chosen, strict=True)])
     if not any(getattr(spent, name) >= FILLED * getattr(budget, name) for name in names):
+        fuller = []
         for position, name in enumerate(names):
             floors = [-math.inf] * len(names)
             floors[position] = FILLED * getattr(budget, name) - getattr(fixed, name)
-            fuller = choose(values, costs, limits, floors)
-            if fuller is not None:
-                chosen = fuller
-                break
+            if (other := choose(values, costs, limits, floors)) is not None:
+                fuller.append(other)
+        worth = [sum(each[i] for each, i in zip(values, other, strict=True)) for other in fuller]
+        if fuller:
+            chosen = fuller[worth.index(max(worth))]
     return [table.options[i] for table, i in zip(found, chosen, strict=True)]
 
 
@@ -138,29 +140,27 @@ def local(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> l
         limits = [(cost.params, budget.params), (cost.macs, budget.macs)]
         return sum(max(0.0, spent / limit - 1) for spent, limit in limits if limit is not None)
 
-    while (excess := over(_sum(fixed, chosen()))) > 0:
+    while (excess := over(now := _sum(fixed, chosen()))) > 0:
         best: tuple[float, int, int] | None = None
         for number, table in enumerate(found):
+            here = table.options[at[number]]
             for further in range(at[number] + 1, len(table.options)):
-                before, at[number] = at[number], further
-                saved = excess - over(_sum(fixed, chosen()))
-                at[number] = before
-                lost = table.weight * (table.options[further].lost - table.options[before].lost)
+                saved = excess - over(_exchanged(now, here, table.options[further]))
+                lost = table.weight * (table.options[further].lost - here.lost)
                 if saved > 0 and (best is None or lost / saved < best[0]):
                     best = (lost / saved, number, further)
         if best is None:
             return None
         at[best[1]] = best[2]
-    moved = True
+    now, moved = _sum(fixed, chosen()), True
     while moved:
         moved = False
         for number in sorted(range(len(found)), key=lambda n: -found[n].weight * found[n].options[at[n]].lost):
             for fewer in range(at[number]):
-                before, at[number] = at[number], fewer
-                if budget.admits(*_sum(fixed, chosen())):
-                    moved = True
+                other = _exchanged(now, found[number].options[at[number]], found[number].options[fewer])
+                if budget.admits(*other):
+                    now, at[number], moved = other, fewer, True
                     break
-                at[number] = before
     return chosen()
 
 
@@ -180,6 +180,11 @@ def _fixed(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:
 def _sum(fixed: Cost, chosen: Sequence[Option]) -> Cost:
     params = fixed.params + sum(option.cost.params for option in chosen)
     return Cost(params, fixed.macs + sum(option.cost.macs for option in chosen))
+
+
+def _exchanged(cost: Cost, before: Option, after: Option) -> Cost:
+    params = cost.params - before.cost.params + after.cost.params
+    return Cost(params, cost.macs - before.cost.macs + after.cost.macs)
 
 
 def _impossible(fixed: Cost, found: Sequence[Table], budget: Budget) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..spec.graph import GraphArchitecture, Node
 from ..spec.operations import Convolution, Gather
 from .channels import Channels, permuted
+from .criterion import groupable
 from .orders import Grouped, Orders
 
 
@@ -32,7 +34,18 @@ def converted(
 
     Args:
         state: of the dense network, masked or not.
+
+    Raises:
+        UsageError: a layer that cannot be given groups.
     """
+    able = {node.name for node, _ in groupable(graph)}
+    for each in layers:
+        if each.name not in able:
+            raise UsageError(
+                f"{each.name!r} is no dense convolution with weights of its own; only such are given groups"
+            )
+        if graph.node(each.name).reads != (each.source,):
+            raise UsageError(f"{each.name!r} does not read {each.source!r} alone")
     weights = permuted(graph, state, channels, orders.stored)
     by_name = {layer.name: layer for layer in layers}
     nodes: list[Node] = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError, near
@@ -61,7 +62,8 @@ def criteria(
 def _taylor(
     graph: GraphArchitecture, state: Mapping[str, Tensor], names: list[str], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, Matrix]:
-    network = GraphNetwork(graph).eval()
+    kind = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
+    network = GraphNetwork(graph).to(kind).eval()
     network.load_state_dict(dict(state))
     images = 0
     for inputs, labels in batches:
@@ -71,7 +73,7 @@ def _taylor(
         raise UsageError("the criterion taylor needs images: give data, or use l1")
     found = {}
     for name in names:
-        weight = network.get_parameter(f"{name}.weight")
+        weight = cast(nn.Conv2d, network.layer(name)).weight
         assert weight.grad is not None
         found[name] = (weight * weight.grad / images).abs().sum(dim=(2, 3)).detach().double().numpy()
     return found

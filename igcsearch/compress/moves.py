@@ -53,6 +53,10 @@ def moved(traced: fx.GraphModule, chain: Sequence[fx.Node], values: dict[fx.Node
     if not (found[1:] - found[:-1] == int(np.prod(shape[1:]))).all():
         raise UnknownCallError(f"a move between images ({chain[-1].format_node()})")
     first, size = found[0], shape[1:]
+    if not first.size:
+        return None
+    if first.ndim == len(size) == 1:
+        return _of_maps(first[:, None, None], (*size, 1, 1))
     if first.ndim == 1:
         return (
             [Flatten()]

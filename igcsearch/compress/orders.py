@@ -10,12 +10,14 @@ assignment problem, solved exactly. Noise on its gains that fades from round to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UsageError, near
 from ..permutations import solve
 from ..permutations.assignment import balanced
 from .channels import Atoms, Channels
@@ -35,6 +37,9 @@ class Grouped:
         weight: of a unit of its criterion in the sum over layers.
         gather: whether it has an input order of its own.
         alone: good orders of its rows and columns, each the other layers left aside, as `permutations.solve` gives them.
+
+    Raises:
+        UsageError: groups that do not divide both sides.
     """
 
     name: str
@@ -44,6 +49,14 @@ class Grouped:
     weight: float = 1.0
     gather: bool = False
     alone: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def __post_init__(self) -> None:
+        outputs, inputs = self.criterion.shape
+        if self.groups < 1 or outputs % self.groups or inputs % self.groups:
+            raise UsageError(
+                f"{self.groups} groups do not divide the {outputs} output and {inputs} input channels of {self.name!r}; "
+                f"take a divisor of {math.gcd(outputs, inputs)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,12 @@ def settle(
 
     Args:
         rounds: over all blocks, the noise fading; then on until nothing gains.
+
+    Raises:
+        UsageError: a layer that is not in the network, or whose criterion has another shape.
     """
+    for layer in layers:
+        _check(layer, channels)
     best: tuple[float, _Search] | None = None
     for start in range(starts):
         search = _Search(channels, layers, np.random.default_rng([seed, start]))
@@ -227,6 +245,18 @@ class _Search:
         kept = {layer.name: self._inside(layer) / max(float(layer.criterion.sum()), 1e-300) for layer in self.layers}
         rows = {name: side.group for name, side in self.rows.items()}
         return Orders(self.stored, gathers, rows, {name: side.group for name, side in self.columns.items()}, kept)
+
+
+def _check(layer: Grouped, channels: Channels) -> None:
+    for name in (layer.name, layer.source):
+        if name not in channels.of:
+            raise UsageError(f"no node {name!r}{near(name, channels.of)}")
+    sides = (len(channels.of[layer.name]), len(channels.of[layer.source]))
+    if layer.criterion.shape != sides:
+        raise UsageError(
+            f"the criterion of {layer.name!r} is {' x '.join(map(str, layer.criterion.shape))}; its layer has {sides[0]} output "
+            f"and {sides[1]} input channels"
+        )
 
 
 def _places(atoms: Atoms, block: Atoms) -> NDArray[np.int64]:

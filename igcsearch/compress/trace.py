@@ -53,26 +53,29 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
     kind = next((p.dtype for p in module.parameters()), torch.float32)
     images = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(kind)
     traced = _symbolic(module)
-    values = _values(traced, images)
+    values, changed = _values(traced, images)
     output = next(node for node in traced.graph.nodes if node.op == "output").args[0]
     logits = values.get(output) if isinstance(output, fx.Node) else None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise UsageError(
             "the network's output is not one tensor of logits, (images, classes); wrap it in a module that gives them"
         )
-    nodes, sources = _Builder(traced, values).nodes(output)
+    nodes, sources = _Builder(traced, values, changed).nodes(output)
     architecture = GraphArchitecture(in_channels, image_size, logits.shape[1], tuple(nodes), family)
     network = GraphNetwork(architecture).to(kind).eval()
     with torch.no_grad():
         for name, path in sources.items():
             layer, source = network.layer(name), traced.get_submodule(path)
             layer.load_state_dict(source.state_dict())
-        found = network(images)
-    difference = float((found - logits).abs().max() / logits.abs().max().clamp_min(1e-30))
+        expected, found = (
+            module(images.clone()),
+            network(images),
+        )  # the module itself: torch.fx may miss something
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not difference <= TOLERANCE.get(kind, 1e-2):
         raise UsageError(
             f"the graph made of the network differs from it by {difference:.2g} of its largest output: it does something that "
-            "tracing does not see, such as a branch on the images' values"
+            "tracing does not see, such as chance, a branch on the images' values, or += on a tensor with a second name"
         )
     return Traced(architecture, network.state_dict(), difference)
 
@@ -104,30 +107,52 @@ def _symbolic(module: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def _values(traced: fx.GraphModule, images: Tensor) -> dict[fx.Node, Any]:
-    """What every node gives for the images."""
+def _values(
+    traced: fx.GraphModule, images: Tensor
+) -> tuple[dict[fx.Node, Any], dict[fx.Node, list[tuple[fx.Node, bool]]]]:
+    """What every node gives for the images; and for each that works in place the nodes before it whose tensors it changes.
+
+    With each of those whether its tensor is, after that, all of what the call gives, or only shares memory with it.
+    """
     values: dict[fx.Node, Any] = {}
+    changed: dict[fx.Node, list[tuple[fx.Node, bool]]] = {}
 
     class Keeper(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
+            before = [(each, t, t._version) for each, t in self.env.items() if isinstance(t, Tensor)]
             made = super().run_node(n)
             values[n] = made.clone() if isinstance(made, Tensor) else made  # later calls may work in place
+            changed[n] = [(each, _same(t, made)) for each, t, version in before if t._version != version]
             return made
 
     try:
         with torch.no_grad():
-            Keeper(traced, garbage_collect_values=False).run(images)
+            Keeper(traced, garbage_collect_values=False).run(images.clone())
     except Exception as error:
         size = "x".join(map(str, images.shape[1:]))
         raise UsageError(f"the network does not run on images of {size}: {_first_line(error)}") from error
-    return values
+    return values, changed
+
+
+def _same(tensor: Tensor, other: Any) -> bool:
+    """True if both are the same numbers in memory, in the same shape."""
+    return (
+        isinstance(other, Tensor)
+        and tensor.data_ptr() == other.data_ptr()
+        and (tensor.shape, tensor.stride()) == (other.shape, other.stride())
+    )
 
 
 class _Builder:
     """Nodes of a graph from those of torch.fx, one after another."""
 
-    def __init__(self, traced: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
-        self.traced, self.values = traced, values
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        values: dict[fx.Node, Any],
+        changed: dict[fx.Node, list[tuple[fx.Node, bool]]],
+    ) -> None:
+        self.traced, self.values, self.changed = traced, values, changed
         self.made: dict[str, Node] = {}
         self.names: dict[fx.Node, str] = {}  # of what is a node of the graph
         self.chains: dict[fx.Node, list[fx.Node]] = {}  # of what was only moved since then
@@ -145,6 +170,9 @@ class _Builder:
             elif node.op in ("call_module", "call_function", "call_method"):
                 try:
                     self._take(node, sources)
+                    self._follow(node)
+                except UsageError as error:
+                    raise UsageError(f"{self._place(node)}: {error}") from None
                 except UnknownCallError as error:
                     raise UsageError(
                         f"{self._place(node)}: {error} is none of the operations that graphs know: {', '.join(OPERATIONS)}"
@@ -159,8 +187,10 @@ class _Builder:
         if only_moves(node, module):
             self._move(node)
             return
-        call = Call(node, self.values)
-        if not isinstance(self.values[node], Tensor) or not call.tensors:
+        call, made = Call(node, self.values), self.values[node]
+        if not isinstance(made, Tensor) or not call.tensors:
+            if call.tensors and isinstance(made, list | tuple) and any(isinstance(each, Tensor) for each in made):
+                raise UnknownCallError(_call_name(node) if module is None else type(module).__name__)
             return  # sizes and numbers; what uses them looks at their values
         reads = tuple(map(self._name, call.tensors))
         if module is None:
@@ -185,6 +215,16 @@ class _Builder:
                 sources[reads[0]] = path
         self.names[node] = reads[0]
 
+    def _follow(self, node: fx.Node) -> None:
+        """After a call that worked in place: what was changed is known as what the call gives, or not at all."""
+        for other, same in self.changed[node]:
+            if other not in self.names:
+                continue
+            if same and node in self.names:
+                self.names[other] = self.names[node]
+            elif other is not node:
+                del self.names[other]
+
     def _move(self, node: fx.Node) -> None:
         tensors = [source for source in node.all_input_nodes if source in self.names or source in self.chains]
         if not tensors:
@@ -194,14 +234,21 @@ class _Builder:
         if operations is None:
             self.chains[node] = chain
             return
-        reads = (self.names[chain[0]],)
+        reads = (self._name(chain[0]),)
         for operation in operations:
             reads = (self._add(node.name, operation, reads),)
         self.names[node] = reads[0]
 
     def _name(self, source: fx.Node) -> str:
         if source not in self.names:
-            raise UnknownCallError(f"what {source.name!r} gives ({'x'.join(map(str, self.values[source].shape))})")
+            later = (
+                " after work in place on a part of it"
+                if any(source is o for c in self.changed.values() for o, _ in c)
+                else ""
+            )
+            raise UnknownCallError(
+                f"what {source.name!r} gives{later} ({'x'.join(map(str, self.values[source].shape))})"
+            )
         return self.names[source]
 
     def _add(self, base: str, operation: Operation, reads: tuple[str, ...], shares: str | None = None) -> str:
@@ -216,20 +263,20 @@ class _Builder:
             return f"module {node.target!r}"
         stack = node.meta.get("nn_module_stack") or {}
         path = list(stack)[-1] if stack else ""
-        return (
-            f"{node.target if isinstance(node.target, str) else getattr(node.target, '__name__', node.target)} in "
-            + (f"module {path!r}" if path else "the network's forward")
-        )
+        return f"{_call_name(node)} in " + (f"module {path!r}" if path else "the network's forward")
 
 
 def _called(node: fx.Node) -> Any:
     """The handler of a function or method."""
     key = f".{node.target}" if node.op == "call_method" else node.target
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
-    handler = CALLS.get(key) or CALLS_BY_NAME.get(name)
+    handler = CALLS.get(key) or CALLS_BY_NAME.get(_call_name(node))
     if handler is None:
-        raise UnknownCallError(name)
+        raise UnknownCallError(_call_name(node))
     return handler
+
+
+def _call_name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
 
 
 def _needed(made: dict[str, Node], end: str) -> list[Node]:
@@ -242,4 +289,4 @@ def _needed(made: dict[str, Node], end: str) -> list[Node]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageError
 from ..spec.graph import INPUT, GraphArchitecture
 from ..spec.operations import (
     Activation,
@@ -52,29 +53,39 @@ class GraphNetwork(Network):
     """The module of a graph. Parameters stand in the state dict under the names of their nodes.
 
     Both executions run stock operators here.
+
+    Raises:
+        UsageError: a node's name that no part of a module can have.
     """
 
     def __init__(self, architecture: GraphArchitecture, execution: str = "auto") -> None:
         super().__init__()
         self.architecture: GraphArchitecture = architecture
-        self._layers: dict[str, nn.Module] = {}  # by node; a plain dict: the modules are owned under their paths
+        self.set_execution(execution)
+        self._last = {name: node.name for node in architecture.nodes for name in node.reads}
+        self._last[architecture.nodes[-1].name] = ""
+        self._places: dict[
+            str, tuple[nn.Module, str]
+        ] = {}  # of each node's layer: the module that owns it, and under which name
         for node in architecture.nodes:
             if node.shares is not None:
-                self._layers[node.name] = self._layers[node.shares]
+                self._places[node.name] = self._places[node.shares]
             elif (layer := _layer(node.operation)) is not None:
-                self._layers[node.name] = _placed(self, node.name, layer)
-        self._last = {name: node.name for node in architecture.nodes for name in node.reads}
-        self.set_execution(execution)
+                self._places[node.name] = _placed(self, node.name, layer)
 
     def layer(self, name: str) -> nn.Module:
         """The module that holds a node's parameters or does its work; several nodes may share one."""
-        return self._layers[name]
+        owner, last = self._places[name]
+        layer = owner._modules[last]
+        assert layer is not None
+        return layer
 
     def remove_classifier(self) -> None:
         """Give what the last linear layer reads from now on, (N, features); nothing changes where the last node is none."""
         last = self.architecture.classifier
         if last is not None:
-            self._layers[last.name] = _placed(self, last.name, nn.Identity())
+            owner, name = self._places[last.name]
+            owner._modules[name] = nn.Identity()
 
     def optimize_for_inference(
         self, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
@@ -107,12 +118,14 @@ class GraphNetwork(Network):
             if type(operation) in _FUNCTIONS:
                 made[node.name] = _FUNCTIONS[type(operation)](operation, inputs)
             else:
-                made[node.name] = self._layers[node.name](inputs[0])
+                made[node.name] = self.layer(node.name)(inputs[0])
+            if node.name not in self._last:
+                del made[node.name]
         return made[nodes[-1].name]
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fresh weights: convolutions normal of variance 2 / fan_in, linear layers uniform within 1 / sqrt(fan_in), norms 1, 0."""
-        for layer in dict.fromkeys(self._layers.values()):
+        for layer in dict.fromkeys(map(self.layer, self._places)):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 fan_in = layer.weight[0].numel()
                 if isinstance(layer, nn.Conv2d):
@@ -257,12 +270,23 @@ _FUNCTIONS: dict[type[Operation], Callable[..., Tensor]] = {
 }
 
 
-def _placed(root: nn.Module, path: str, layer: nn.Module) -> nn.Module:
-    """The layer, put under a dotted path, with bare modules on the way. Names may be those of a module's methods."""
+def _placed(root: nn.Module, path: str, layer: nn.Module) -> tuple[nn.Module, str]:
+    """Put the layer under a dotted path, with bare modules on the way; its owner and name. Names may be those of methods."""
     *folders, last = path.split(".")
     for name in folders:
+        _check_free(root, name, path)
         inner = root._modules.setdefault(name, nn.Module())
         assert inner is not None
         root = inner
+    _check_free(root, last, path)
+    if (bare := root._modules.get(last)) is not None:
+        layer._modules = (
+            bare._modules
+        )  # of paths that go on from here; one dict, which other layers have as their place
     root._modules[last] = layer
-    return layer
+    return root, last
+
+
+def _check_free(root: nn.Module, name: str, path: str) -> None:
+    if name in root.__dict__:
+        raise UsageError(f"node {path!r}: {name!r} is an attribute of every module; give the node another name")

@@ -7,6 +7,7 @@ of the modules that a network was made of, so that a state dict keeps its keys.
 from __future__ import annotations
 
 import hashlib
+import math
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -163,9 +164,9 @@ class GraphArchitecture(Architecture):
             return replace(
                 self,
                 nodes=tuple(nodes.values()),
-                num_classes=num_classes or self.num_classes,
-                in_channels=in_channels or self.in_channels,
-                image_size=image_size or self.image_size,
+                num_classes=self.num_classes if num_classes is None else num_classes,
+                in_channels=self.in_channels if in_channels is None else in_channels,
+                image_size=self.image_size if image_size is None else image_size,
             )
         except UsageError as error:
             if image_size in (None, self.image_size):
@@ -245,6 +246,8 @@ def _operation_data(operation: Operation) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for field in fields(operation):
         value = getattr(operation, field.name)
+        if isinstance(field.default, float) and value is not None:
+            value = float(value)  # 1 and 1.0 are one text, and have one hash
         if value != field.default:
             data[field.name] = list(value) if isinstance(value, tuple) else value
     return data
@@ -297,8 +300,9 @@ def _as(hint: Any, value: Any, where: str) -> Any:
             size = "" if items[-1] is Ellipsis else f"{len(items)} "
             raise UsageError(f"{where}: expected a list of {size}whole numbers, found {value!r}")
         return tuple(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    if type(value) is not hint:
-        raise UsageError(f"{where}: expected {hint.__name__}, found {value!r}")
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+        kind = "a finite number" if hint is float else hint.__name__
+        raise UsageError(f"{where}: expected {kind}, found {value!r}")
     return value

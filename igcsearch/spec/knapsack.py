@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_MARGINS = (0.0, 1e-6, 1e-5, 1e-4)  # of a limit: the solver's constraints hold to a tolerance
+_RETRIES = 50  # of choices that the solver took for good and that are not: its constraints hold to a tolerance
 
 
 def choose(
@@ -30,24 +30,31 @@ def choose(
     sizes = [len(each) for each in values]
     owner = np.repeat(np.arange(len(sizes)), sizes)
     every = np.array([cost for each in costs for cost in each], dtype=float).reshape(len(owner), len(limits))
-    scale = np.maximum(np.asarray(limits, dtype=float), 1e-12)
+    most = np.asarray(limits, dtype=float)
+    least = np.full(len(limits), -np.inf) if floors is None else np.asarray(floors, dtype=float)
+    if (least > most).any():
+        return None
     gains = np.concatenate([np.asarray(each, dtype=float) for each in values])
-    least = np.full(len(limits), -np.inf) if floors is None else np.asarray(floors, dtype=float) / scale
-    for margin in _MARGINS:
-        constraints = [LinearConstraint((np.arange(len(sizes))[:, None] == owner[None]).astype(float), 1, 1)]
-        if len(limits):
-            ends = np.where(np.asarray(limits) > 0, 1 - margin, 0.0)
-            constraints.append(LinearConstraint((every / scale).T, least, np.maximum(ends, least)))
+    gains = 1e3 * gains / max(float(np.abs(gains).max(initial=0.0)), 1e-300)  # the solver stops at 1e-6 of the best
+    scale = np.where(most > 0, most, np.maximum(every.max(axis=0, initial=0.0), 1.0)) / 1e4  # one in 1e9 is seen
+    allowed = (every <= most).all(axis=1).astype(float)
+    constraints = [LinearConstraint((np.arange(len(sizes))[:, None] == owner[None]).astype(float), 1, 1)]
+    if len(limits):
+        inside = np.where(allowed[:, None] > 0, every, 0.0)
+        constraints.append(LinearConstraint((inside / scale).T, least / scale, most / scale))
+    for _ in range(_RETRIES):
         found = milp(
             -gains,
             integrality=np.ones(len(owner)),
-            bounds=Bounds(0, 1),
+            bounds=Bounds(0, allowed),
             constraints=constraints,
             options={"mip_rel_gap": 0.0},
         )
         if found.x is None:
             return None
-        taken = np.flatnonzero(found.x > 0.5)
-        if (every[taken].sum(axis=0) <= np.asarray(limits)).all():
-            return [int(index - owner.searchsorted(owner[index])) for index in taken]
+        taken = found.x > 0.5
+        spent = every[taken].sum(axis=0)
+        if (spent <= most).all() and (spent >= least).all():
+            return [int(index - owner.searchsorted(owner[index])) for index in np.flatnonzero(taken)]
+        constraints.append(LinearConstraint(taken.astype(float)[None], -np.inf, len(sizes) - 1))
     return None

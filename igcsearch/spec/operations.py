@@ -66,8 +66,10 @@ class Convolution(Operation):
     def __post_init__(self) -> None:
         if self.groups < 1 or self.in_channels % self.groups or self.out_channels % self.groups:
             raise UsageError(f"{self.groups} groups do not divide {self.in_channels} and {self.out_channels} channels")
-        if min(*self.kernel_size, *self.stride, *self.dilation, self.in_channels, self.out_channels) < 1:
-            raise UsageError("a convolution needs channels, a kernel, strides and dilations of at least 1")
+        sizes = (*self.kernel_size, *self.stride, *self.dilation)
+        _at_least_1(
+            "a convolution's channels, kernel, strides and dilations", self.in_channels, self.out_channels, *sizes
+        )
         if min(self.padding) < 0:
             raise UsageError(f"padding {self.padding} is negative; use a slice")
         _one_of("padding mode", self.padding_mode, PADDING_MODES)
@@ -85,6 +87,12 @@ class Convolution(Operation):
     def shape(self, *shapes: Shape) -> Shape:
         """(C_in, H, W) to (C_out, H', W')."""
         size = _map_of(shapes[0], self.in_channels)
+        for n, p in zip(size, self.padding, strict=True):
+            if (self.padding_mode == "reflect" and p >= n) or (self.padding_mode == "circular" and p > n):
+                more = "more than" if self.padding_mode == "reflect" else "at least"
+                raise UsageError(
+                    f"{self.padding_mode} padding of {p} needs a map of {more} {p} pixels; use a larger image"
+                )
         spans = zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         return (self.out_channels, *(_slid(n + 2 * p - d * (k - 1) - 1, s) for n, k, s, p, d in spans))
 
@@ -147,6 +155,11 @@ class Window(Operation):
 
     def __post_init__(self) -> None:
         _one_of("pooling", self.kind, ("max", "avg"))
+        _at_least_1("a window's sides, strides and dilations", *self.kernel_size, *self.stride, *self.dilation)
+        if not all(0 <= p <= k // 2 for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise UsageError(f"padding {self.padding} is not from 0 to half the window {self.kernel_size}")
+        if self.kind == "avg" and self.dilation != (1, 1):
+            raise UsageError("average pooling has no dilation; leave it out")
 
     def shape(self, *shapes: Shape) -> Shape:
         """(C, H, W) to (C, H', W')."""
@@ -155,10 +168,12 @@ class Window(Operation):
 
     def _side(self, size: int, axis: int) -> int:
         span = size + 2 * self.padding[axis] - self.dilation[axis] * (self.kernel_size[axis] - 1) - 1
-        made = _slid(span, self.stride[axis])
-        if self.ceil_mode and span % self.stride[axis] and made * self.stride[axis] < size + self.padding[axis]:
-            return made + 1  # torch: a window that begins behind the padded map is left out
-        return made
+        if not self.ceil_mode:
+            return _slid(span, self.stride[axis])
+        made = -(-span // self.stride[axis]) + 1
+        if (made - 1) * self.stride[axis] >= size + self.padding[axis]:
+            made -= 1  # torch: a window that begins behind the padded map is left out
+        return _slid(made - 1, 1)
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,7 @@ class AdaptivePool(Operation):
 
     def __post_init__(self) -> None:
         _one_of("pooling", self.kind, ("max", "avg"))
+        _at_least_1("the sides of a map", *self.size)
 
     def shape(self, *shapes: Shape) -> Shape:
         """(C, H, W) to (C, *size)."""
@@ -186,6 +202,9 @@ class Linear(Operation):
     in_features: int
     out_features: int
     bias: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least_1("a linear layer's features", self.in_features, self.out_features)
 
     @property
     def params(self) -> int:
@@ -250,8 +269,13 @@ class Slice(Operation):
     stop: int | None = None
     steps: Pair = (1, 1)
 
+    def __post_init__(self) -> None:
+        _at_least_1("a slice's steps", *self.steps)
+
     def shape(self, *shapes: Shape) -> Shape:
         """(C, H, W) to (stop - start, H', W')."""
+        if self.steps != (1, 1):
+            _map_of(shapes[0])
         channels, *size = shapes[0]
         stop = channels if self.stop is None else self.stop
         if not 0 <= self.start < stop <= channels:
@@ -275,6 +299,8 @@ class Pad(Operation):
 
     def shape(self, *shapes: Shape) -> Shape:
         """(C, H, W), each grown."""
+        if (self.rows, self.columns) != ((0, 0), (0, 0)):
+            _map_of(shapes[0])
         added = (self.channels, self.rows, self.columns)
         return tuple(n + before + after for n, (before, after) in zip(shapes[0], added, strict=False))
 
@@ -374,6 +400,11 @@ def _spread(shapes: tuple[Shape, ...], what: str) -> Shape:
 
 def _said(shape: Shape) -> str:
     return "x".join(map(str, shape))
+
+
+def _at_least_1(what: str, *sizes: int) -> None:
+    if min(sizes) < 1:
+        raise UsageError(f"{what} must be at least 1, found {min(sizes)}")
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -237,7 +237,7 @@ def test_bad_input_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         publish(tmp_path / "nowhere", to=tmp_path / "zoo")
     network = StagedNetwork(study.found[0].architecture)
-    with pytest.raises(UsageError, match=r"a Network is no study; give one of igcsearch.open_study.*write_entry"):
+    with pytest.raises(UsageError, match=r"a StagedNetwork is no study; give one of igcsearch.open_study.*write_entry"):
         publish(network, to=tmp_path / "zoo")  # type: ignore[arg-type]
     assert not list((study.path / "publish").glob("*/seed*"))
     assert not (tmp_path / "zoo").exists(), "a call that fails leaves no zoo"
