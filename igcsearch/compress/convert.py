@@ -44,8 +44,8 @@ def converted(
             raise UsageError(
                 f"{layer.name!r} is no dense convolution with weights of its own; only such are given groups"
             )
-        if graph.node(layer.name).reads != (layer.source,):
-            raise UsageError(f"{layer.name!r} does not read {layer.source!r} alone")
+        if graph.node(each.name).reads != (each.source,):
+            raise UsageError(f"{each.name!r} does not read {each.source!r} alone")
     weights = permuted(graph, state, channels, orders.stored)
     by_name = {layer.name: layer for layer in layers}
     nodes: list[Node] = []
