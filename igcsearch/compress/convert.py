@@ -39,10 +39,10 @@ def converted(
         UsageError: a layer that cannot be given groups.
     """
     able = {node.name for node, _ in groupable(graph)}
-    for layer in layers:
-        if layer.name not in able:
+    for each in layers:
+        if each.name not in able:
             raise UsageError(
-                f"{layer.name!r} is no dense convolution with weights of its own; only such are given groups"
+                f"{each.name!r} is no dense convolution with weights of its own; only such are given groups"
             )
         if graph.node(each.name).reads != (each.source,):
             raise UsageError(f"{each.name!r} does not read {each.source!r} alone")
