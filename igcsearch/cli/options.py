@@ -65,7 +65,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="NETWORK", help="A name that 'igcsearch list' shows, an entry's folder, or an architecture.json."
+        metavar="NETWORK",
+        help="A name that 'igcsearch list' or 'list --references' shows, an entry's folder, or an architecture.json.",
     ),
 ]
 StudyDir = Annotated[

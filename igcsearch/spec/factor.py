@@ -177,5 +177,5 @@ def check_activation(name: str | None) -> None:
     """Raise UsageError unless `name` is None or a known activation."""
     if name is not None and name not in ACTIVATIONS:
         raise UsageError(
-            f"unknown activation {name!r}{near(str(name), ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}, or none"
+            f"unknown activation {name!r}{near(str(name), ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}, or None"
         )

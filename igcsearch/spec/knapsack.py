@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -43,13 +46,14 @@ def choose(
         inside = np.where(allowed[:, None] > 0, every, 0.0)
         constraints.append(LinearConstraint((inside / scale).T, least / scale, most / scale))
     for _ in range(_RETRIES):
-        found = milp(
-            -gains,
-            integrality=np.ones(len(owner)),
-            bounds=Bounds(0, allowed),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0},
-        )
+        with _stdout_aside():
+            found = milp(
+                -gains,
+                integrality=np.ones(len(owner)),
+                bounds=Bounds(0, allowed),
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0},
+            )
         if found.x is None:
             return None
         taken = found.x > 0.5
@@ -58,3 +62,16 @@ def choose(
             return [int(index - owner.searchsorted(owner[index])) for index in np.flatnonzero(taken)]
         constraints.append(LinearConstraint(taken.astype(float)[None], -np.inf, len(sizes) - 1))
     return None
+
+
+@contextmanager
+def _stdout_aside() -> Iterator[None]:
+    """What the solver's library prints on the process's stdout goes to stderr: a command's JSON stands there alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

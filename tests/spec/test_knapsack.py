@@ -111,3 +111,25 @@ def test_nothing_to_choose():
     assert choose([], [], [3]) == []
     assert choose([[1.0, 3.0, 2.0]], [[[], [], []]], []) == [1]
     assert choose([[1.0], []], [[[0]], []], [3]) is None
+
+
+def test_what_the_solver_prints_is_not_on_stdout(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    import scipy.optimize
+
+    solve = scipy.optimize.milp
+
+    def chatty(*arguments: object, **options: object) -> object:
+        os.write(1, b"HighsMipSolverData")
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(scipy.optimize, "milp", chatty)
+    print("before")
+    assert choose([[1.0, 2.0]], [[[1.0], [2.0]]], [2.0]) == [1]
+    print("after")
+    captured = capfd.readouterr()
+    assert captured.out == "before\nafter\n"
+    assert "HighsMipSolverData" in captured.err
