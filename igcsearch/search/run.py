@@ -111,7 +111,8 @@ def _run(
     config = replace(config, recipe=Recipe.from_dict(facts.recipe))
     check_budget(space, facts.problem(config.budget), config.seed)
     if config.sampler == "grid":
-        grid_points(space, facts.problem(config.budget))  # raises where it is none
+        points = grid_points(space, facts.problem(config.budget))  # raises where it is none
+        config = replace(config, trials=min(config.trials, len(points)))
     if config.learns:
         replace(config)  # its recipe has room for learning
         kinds = (config.shuffles, config.group_counts)

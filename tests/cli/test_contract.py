@@ -269,3 +269,18 @@ def test_reproduce_refuses(arguments: list[str], said: str, igcsearch: Run) -> N
     refused = igcsearch("reproduce", *arguments)
     assert (refused.status, refused.out) == (2, "")
     assert said in refused.err
+
+
+def test_a_grid_counts_its_points(igcsearch: Run, tmp_path: Path) -> None:
+    (tmp_path / "two.py").write_text(
+        "from igcsearch.blocks import network, stage, xception\n\n\n"
+        "def space(trial, problem):\n"
+        "    width = 8 * trial.suggest_int('eighths', 1, 2)\n"
+        "    return network(problem, width, [stage(xception, width, width, 1, stride=2)])\n"
+    )
+    call = ["search", f"{tmp_path}/two.py:space", "--data", "digits", "--sampler", "grid", "--epochs", "1"]
+    done = igcsearch(*call, "--threads", "1", "--out", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert "[2/2] candidate 1" in done.err
+    assert "2 candidates are trained, 2 were asked for" in done.err
+    assert "of 30" not in done.err
