@@ -39,8 +39,12 @@ class Paths(NamedTuple):
         return self.smallest == self.largest == 1
 
 
-def path_counts(steps: Sequence[Step]) -> NDArray[np.int64]:
-    """Paths from each input to each output channel over a product of steps of any kind.
+#: What conditions are asked of: a block, or the steps of a product.
+Product = Block | Sequence[Step]
+
+
+def path_counts(product: Product) -> NDArray[np.int64]:
+    """Paths from each input to each output channel over a block's product, or over steps of any kind.
 
     Returns:
         Integer array of shape (out_channels, in_channels); exact below 2**63.
@@ -48,7 +52,7 @@ def path_counts(steps: Sequence[Step]) -> NDArray[np.int64]:
     Raises:
         UsageError: no step, or steps whose widths do not meet.
     """
-    _check_product(steps)
+    steps = _steps(product)
     return _through(steps, np.eye(steps[0].in_channels, dtype=np.int64))
 
 
@@ -67,8 +71,9 @@ def is_group_convolution(counts: NDArray[np.int64]) -> bool:
     return same_size and bool((patterns.sum(axis=0) == 1).all())
 
 
-def is_strict(steps: Sequence[Step]) -> bool:
+def is_strict(product: Product) -> bool:
     """True if every path count is 1 and, cut anywhere, both parts are group convolutions with dense branches."""
+    steps = _steps(product)
     if not bool((path_counts(steps) == 1).all()):
         return False
     cuts = range(1, len(steps))
@@ -78,29 +83,29 @@ def is_strict(steps: Sequence[Step]) -> bool:
     )
 
 
-def is_complementary(steps: Sequence[Step]) -> bool:
+def is_complementary(product: Product) -> bool:
     """True if at least one path leads from each input to each output channel: the composed kernel is dense.
 
     Raises:
         UsageError: no step, or steps whose widths do not meet.
     """
-    return paths(tuple(steps)).smallest >= 1
+    return paths(product).smallest >= 1
 
 
-def paths(steps: tuple[Step, ...]) -> Paths:
-    """Level and path counts of a product of steps.
+def paths(product: Product) -> Paths:
+    """Level and path counts of a block's product, or of steps.
 
     Raises:
         UsageError: no step, or steps whose widths do not meet.
     """
-    _check_product(steps)
+    steps = _steps(product)
     mixing = tuple(step for step in steps if not isinstance(step, ChannelStep)) or steps[:1]
     return _interleaved(mixing) or _counted(tuple(_channel_view(step) for step in mixing))
 
 
-def level(block: Block) -> str:
-    """The level of a block's complementarity: strict, nearly, loose or none."""
-    return str(block.report["complementary"])
+def level(product: Product) -> str:
+    """The level of complementarity: strict, nearly, loose or none."""
+    return str(product.report["complementary"]) if isinstance(product, Block) else paths(product).level
 
 
 def balance(factors: Sequence[Factor]) -> float:
@@ -117,7 +122,7 @@ def lower_bound(factors: Sequence[Factor]) -> float:
     return weight_bound(widths, [factor.area for factor in factors])
 
 
-def mixing_cost(steps: Sequence[Step]) -> float | None:
+def mixing_cost(product: Product) -> float | None:
     """K / ln K of a whole product: sum C_l*S_l*K_l / sum C_l*ln(S_l*K_l), weights for each nat of what they join; least is e.
 
     A term S_l*K_l is what an output channel reads. On one width Q/C is the sum of the terms; the sum of their logarithms, with
@@ -125,7 +130,7 @@ def mixing_cost(steps: Sequence[Step]) -> float | None:
     of one K give K / ln K. Width changes and factors inside lanes count by their output channels C_l. Channel-wise factors
     (K = 1) join no channels and are left out; None where all are. Whether channels meet is for the path counts to say.
     """
-    mixing = [factor for factor in every_factor(tuple(steps)) if factor.branch_width > 1]
+    mixing = [factor for factor in every_factor(_steps(product)) if factor.branch_width > 1]
     nats = sum(factor.out_channels * math.log(factor.area * factor.branch_width) for factor in mixing)
     return sum(factor.weights for factor in mixing) / nats if mixing else None
 
@@ -184,6 +189,17 @@ def need_factorization(width: int, n: int, *, smallest: int = 2, largest: int | 
     widths = nearest(width, works, reach=4 * abs(width) + 16)
     hint = f"; nearest widths: {widths}" if widths != "none" else ""
     raise UsageError(f"width {width} has no factorization into {n} branch widths within [{smallest}, {top}]{hint}")
+
+
+def _steps(product: Product) -> tuple[Step, ...]:
+    """The steps, checked: at least one, and their widths meet."""
+    if isinstance(product, Block):
+        return product.steps
+    if not isinstance(product, Sequence):
+        raise UsageError(f"a product is a block or a sequence of steps, not {type(product).__name__}")
+    steps = tuple(product)
+    _check_product(steps)
+    return steps
 
 
 def _check_product(steps: Sequence[Step]) -> None:

@@ -329,3 +329,22 @@ def test_identity_shortcuts_do_not_count() -> None:
     assert plain.report["paths"] == around.report["paths"]
     assert isinstance(around, Block)
     assert around.shortcut == ()
+
+
+def test_a_block_may_stand_for_its_steps() -> None:
+    from igcsearch.blocks import igcv2
+    from igcsearch.spec.conditions import is_complementary, is_strict, level, mixing_cost, paths
+
+    block = igcv2(16, 16, branch_widths=(4, 4))
+    assert paths(block) == paths(block.steps)
+    assert (path_counts(block) == 1).all()
+    assert is_strict(block)
+    assert is_complementary(block)
+    assert level(block) == level(block.steps) == "strict"
+    assert mixing_cost(block) == mixing_cost(block.steps)
+    with pytest.raises(UsageError, match="a product is a block or a sequence of steps, not int"):
+        paths(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        mixing_cost([])
+    with pytest.raises(UsageError, match="given 8"):
+        mixing_cost((Factor(8, 8), Factor(4, 4)))
