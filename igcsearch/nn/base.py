@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXECUTIONS = ("auto", "plain")
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """The module of an architecture. Images (N, in_channels, H, W), float, to logits (N, num_classes).
 
     Attributes:
@@ -41,20 +41,16 @@ class Network(nn.Module):
         self.execution = execution
         return self
 
+    @abstractmethod
     def remove_classifier(self) -> None:
         """Give from now on what the last linear layer reads, (N, features)."""
-        raise NotImplementedError
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Fresh weights from random numbers; see `network.initialise`."""
-        raise NotImplementedError
-
+    @abstractmethod
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to what the classifier reads, (N, features)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def optimize_for_inference(
         self, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
     ) -> InferenceNetwork | GraphInference:
         """The same network for inference, as fast as this machine runs it; see `plans.optimize_for_inference`."""
-        raise NotImplementedError

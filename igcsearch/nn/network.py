@@ -137,7 +137,10 @@ def initialise(network: nn.Module, seed: int | None = None) -> None:
     """
     generator = torch.Generator()
     generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
-    if not isinstance(network, StagedNetwork) and isinstance(network, Network):
+    if isinstance(network, Network) and not isinstance(network, StagedNetwork):
+        from .graph import GraphNetwork
+
+        assert isinstance(network, GraphNetwork)
         network.initialise(generator)
         return
     for module in network.modules():
