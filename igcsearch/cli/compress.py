@@ -28,18 +28,38 @@ _HOW = "How it compresses"
 
 #: A limit: a share of the network's own cost, or a number.
 Limit = Callable[[int], int]
+Time = Callable[[float], float]
 
 
 def limit(text: str) -> Limit:
     """ "50%" of what the network has, or a number such as 20M."""
+    share = _share(text, "20M")
+    if share is None:
+        size = parse_size(str(text).strip(), "")
+        return lambda whole: size
+    return lambda whole: math.floor(share * whole)
+
+
+def time_limit(text: str) -> Time:
+    """ "50%" of what the network takes, or milliseconds."""
+    share = _share(text, "4.5")
+    if share is None:
+        ms = options.number(str(text).strip().removesuffix("ms"))
+        if not ms > 0:
+            raise UsageError(f"{text!r}: milliseconds above 0 are needed, or a share such as 50%")
+        return lambda whole: ms
+    return lambda whole: share * whole
+
+
+def _share(text: str, example: str) -> float | None:
+    """A share of 1; None where the text is no percentage."""
     given = str(text).strip()
     if not given.endswith("%"):
-        size = parse_size(given, "")
-        return lambda whole: size
+        return None
     share = options.number(given[:-1]) / 100
     if not 0 < share <= 1:
-        raise UsageError(f"{given!r} is no share; give one above 0 % and up to 100 %, or a number such as 20M")
-    return lambda whole: math.floor(share * whole)
+        raise UsageError(f"{given!r} is no share; give one above 0 % and up to 100 %, or a number such as {example}")
+    return share
 
 
 def epochs_number(text: str | int) -> int:
@@ -75,6 +95,15 @@ def compress(
         Limit | None,
         typer.Option(
             "--max-params", parser=limit, metavar="50%|N", help="Parameters at most: a share of the network's, or 200k."
+        ),
+    ] = None,
+    max_latency: Annotated[
+        Time | None,
+        typer.Option(
+            "--max-latency",
+            parser=time_limit,
+            metavar="50%|MS",
+            help="Milliseconds at most, one image on one thread of this machine: a share of the network's, or 4.5.",
         ),
     ] = None,
     method: Annotated[
@@ -173,14 +202,15 @@ def compress(
     for what, value, known in (("method", method, METHODS), ("criterion", criterion, CRITERIA)):
         if value not in known:
             raise UsageError(f"unknown {what} {value!r}{near(value, known)}; known: {', '.join(known)}")
-    if max_macs is None and max_params is None:
-        raise UsageError("no budget: give --max-macs, --max-params or both, as 50% or a number")
+    if max_macs is None and max_params is None and max_latency is None:
+        raise UsageError("no budget: give --max-macs, --max-params, --max-latency or several, as 50% or a number")
     if data is None and (epochs or criterion == "taylor"):
         raise UsageError(
             "fine-tuning and the criterion taylor need images: give --data, or --epochs 0 and --criterion l2"
         )
     os.environ.update(thread_settings(threads or available_cores()))
     from ..compress.criterion import criteria
+    from ..compress.latency import Clock
     from ..compress.permute import chosen_layers, permute
     from ..compress.source import read_source
     from ..entries import check_target
@@ -202,7 +232,9 @@ def compress(
     folder = Path(out or f"{Path(given.name).stem}-{method}").expanduser()
     check_target(folder, overwrite=overwrite)
     images = None if images is None else _normalised(images, given, mean, std)
+    clock = Clock(given.graph, given.state) if max_latency else None
     budget = Budget(
+        latency_ms=None if max_latency is None or clock is None else max_latency(clock.dense_ms),
         params=None if max_params is None else max_params(given.graph.params),
         macs=None if max_macs is None else max_macs(given.graph.macs),
     )
@@ -212,7 +244,13 @@ def compress(
         given.graph, given.state, criterion, calibration(images) if images and criterion == "taylor" else ()
     )
     found = permute(
-        given.graph, given.state, {name: worth[name] for name in layers}, budget, gathers=gathers, seed=seed
+        given.graph,
+        given.state,
+        {name: worth[name] for name in layers},
+        budget,
+        gathers=gathers,
+        seed=seed,
+        clock=clock,
     )
     origin = {"source": Path(source).name, "method": method, "criterion": criterion, "budget": budget.to_dict()}
     say(

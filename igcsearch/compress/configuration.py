@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,24 @@ class Table:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of one image, in both memory formats that a network can run in: (contiguous, channels_last).
+
+    Args:
+        rest: the network without the layers of the tables.
+        options: of each table, in order, each of its options, by its fastest plan.
+    """
+
+    rest: tuple[float, float]
+    options: tuple[tuple[tuple[float, float], ...], ...]
+
+    def predicted(self, chosen: Sequence[int]) -> float:
+        """Of the network with the option of that number in each table, in the better format."""
+        picked = [options[i] for options, i in zip(self.options, chosen, strict=True)]
+        return min(self.rest[form] + sum(each[form] for each in picked) for form in (0, 1))
+
+
 def tables(
     graph: GraphArchitecture,
     criteria: Mapping[str, Matrix],
@@ -86,44 +105,86 @@ def tables(
     return found
 
 
-def configured(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> list[Option]:
+def configured(
+    graph: GraphArchitecture, found: Sequence[Table], budget: Budget, times: Times | None = None
+) -> list[Option]:
     """The options of least loss inside the budget: exact, one a table.
 
-    They fill at least FILLED of a limit where some do.
+    They fill at least FILLED of a limit on parameters or multiply-adds where some do.
+
+    Args:
+        times: what a limit on latency is held against.
 
     Raises:
         UsageError: no group counts meet the budget; says the smallest.
     """
-    names = [name for name in ("params", "macs") if getattr(budget, name) is not None]
     fixed = _fixed(graph, found)
+    names = [name for name in ("params", "macs") if getattr(budget, name) is not None]
     limits = [getattr(budget, name) - getattr(fixed, name) for name in names]
     values = [[-table.weight * option.lost for option in table.options] for table in found]
     costs = [[[getattr(option.cost, name) for name in names] for option in table.options] for table in found]
-    chosen = None
-    if min(limits, default=0) >= 0:
-        chosen = choose(values, costs, limits)
+    chosen: list[list[int]] = []
+    if budget.latency_ms is None or times is None:
+        chosen.append(_filled(values, costs, limits, [getattr(budget, name) for name in names]))
+    else:
+        for form in (0, 1):
+            timed = [
+                [[*cost, ms[form]] for cost, ms in zip(each, of, strict=True)]
+                for each, of in zip(costs, times.options, strict=True)
+            ]
+            most = [*limits, budget.latency_ms - times.rest[form]]
+            chosen.append(_filled(values, timed, most, [getattr(budget, name) for name in names]))
+    best = max(filter(None, chosen), key=partial(_worth, values), default=None)
+    if best is None:
+        raise UsageError(_impossible(fixed, found, budget, times))
+    return [table.options[i] for table, i in zip(found, best, strict=True)]
+
+
+def _filled(
+    values: list[list[float]], costs: list[list[list[float]]], limits: Sequence[float], whole: Sequence[float]
+) -> list[int]:
+    """The choice of most value inside the limits; one that fills at least FILLED of one of the first limits, if one does.
+
+    Args:
+        limits: less what is fixed.
+        whole: the first of the limits, with what is fixed.
+
+    Returns:
+        Nothing where there is no choice.
+    """
+    if min(limits, default=0) < 0:
+        return []
+    chosen = choose(values, costs, limits)
     if chosen is None:
-        raise UsageError(_impossible(fixed, found, budget))
-    spent = _sum(fixed, [table.options[i] for table, i in zip(found, chosen, strict=True)])
-    if not any(getattr(spent, name) >= FILLED * getattr(budget, name) for name in names):
+        return []
+    spent = [sum(each[i][at] for each, i in zip(costs, chosen, strict=True)) for at in range(len(whole))]
+    floors = [FILLED * of - (of - limit) for of, limit in zip(whole, limits, strict=False)]
+    if not any(now >= floor for now, floor in zip(spent, floors, strict=True)):
         fuller = []
-        for position, name in enumerate(names):
-            floors = [-math.inf] * len(names)
-            floors[position] = FILLED * getattr(budget, name) - getattr(fixed, name)
-            if (other := choose(values, costs, limits, floors)) is not None:
+        for at, floor in enumerate(floors):
+            least = [-math.inf] * len(limits)
+            least[at] = floor
+            if (other := choose(values, costs, limits, least)) is not None:
                 fuller.append(other)
-        worth = [sum(each[i] for each, i in zip(values, other, strict=True)) for other in fuller]
-        if fuller:
-            chosen = fuller[worth.index(max(worth))]
-    return [table.options[i] for table, i in zip(found, chosen, strict=True)]
+        chosen = max(fuller, key=partial(_worth, values), default=chosen)
+    return chosen
 
 
-def uniform(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> list[Option] | None:
+def _worth(values: Sequence[Sequence[float]], chosen: Sequence[int]) -> float:
+    return sum(each[i] for each, i in zip(values, chosen, strict=True))
+
+
+def uniform(
+    graph: GraphArchitecture, found: Sequence[Table], budget: Budget, times: Times | None = None
+) -> list[Option] | None:
     """One group count for all layers, or the next smaller that a layer has: the fewest groups inside the budget; None if none."""
     fixed = _fixed(graph, found)
+    limit = budget.latency_ms
     for groups in sorted({option.groups for table in found for option in table.options}):
-        chosen = [max((o for o in table.options if o.groups <= groups), key=lambda o: o.groups) for table in found]
-        if budget.admits(*_sum(fixed, chosen)):
+        picked = [sum(option.groups <= groups for option in table.options) - 1 for table in found]
+        chosen = [table.options[i] for table, i in zip(found, picked, strict=True)]
+        slow = limit is not None and times is not None and times.predicted(picked) > limit
+        if budget.admits(*_sum(fixed, chosen)) and not slow:
             return chosen
     return None
 
@@ -187,10 +248,12 @@ def _exchanged(cost: Cost, before: Option, after: Option) -> Cost:
     return Cost(params, cost.macs - before.cost.macs + after.cost.macs)
 
 
-def _impossible(fixed: Cost, found: Sequence[Table], budget: Budget) -> str:
+def _impossible(fixed: Cost, found: Sequence[Table], budget: Budget, times: Times | None) -> str:
     least = _sum(fixed, [table.options[-1] for table in found])
     limits = [f"{limit:,} {name}" for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit]
-    return (
-        f"no group counts bring this network within {' and '.join(limits)}: the smallest has {least.params:,} params and "
-        f"{least.macs:,} macs; raise the budget"
-    )
+    has = f"the smallest has {least.params:,} params and {least.macs:,} macs"
+    if budget.latency_ms is not None and times is not None:
+        limits.append(f"{budget.latency_ms:.4g} ms")
+        quickest = [min(range(len(of)), key=lambda i: min(of[i])) for of in times.options]
+        has += f", the fastest takes about {times.predicted(quickest):.4g} ms"
+    return f"no group counts bring this network within {' and '.join(limits)}: {has}; raise the budget"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,11 +16,14 @@ from ..spec import Budget
 from ..spec.graph import GraphArchitecture
 from ..spec.operations import Convolution, Gather
 from .channels import channels_of
-from .configuration import Option, Table, configured, tables, uniform
+from .configuration import Option, Table, Times, configured, tables, uniform
 from .convert import converted, masked
 from .criterion import Matrix, groupable
+from .latency import Clock
 from .orders import Grouped, Orders, settle
 from .trace import TOLERANCE
+
+LATENCY_TRIES = 5  # of ever smaller limits on predicted latency
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def permute(
     *,
     gathers: bool = False,
     seed: int = 0,
+    clock: Clock | None = None,
 ) -> Permuted:
     """Group a network's layers so that it is inside the budget and little of the criterion is lost.
 
@@ -79,16 +83,48 @@ def permute(
         criteria: of the layers to group, by name; see `criterion.criteria`.
         gathers: give every grouped layer an order of its own for its input: more is kept, each costs a gather.
         seed: of the search for orders.
+        clock: of a limit on latency. What comes out is measured against the dense network, in turn; while it is slower than the
+            limit, the prediction is held against a smaller one.
 
     Raises:
         UsageError: a budget that no group counts meet; says the smallest.
     """
     found = tables(graph, criteria)
+    if clock is None or budget.latency_ms is None:
+        return _permuted(graph, state, found, budget, None, gathers, seed)
+    times, limit = clock.times(found), budget.latency_ms
+    made = None
+    for _ in range(LATENCY_TRIES):
+        try:
+            made = _permuted(graph, state, found, replace(budget, latency_ms=limit), times, gathers, seed)
+        except UsageError:
+            if made is None:
+                raise
+            break
+        ms = clock.ms(made.architecture, made.state)
+        if ms <= budget.latency_ms:
+            return made
+        limit *= 0.98 * budget.latency_ms / ms
+    raise UsageError(
+        f"no group counts bring this network within {budget.latency_ms:.4g} ms: the last that was tried takes {ms:.4g} ms; "
+        "raise the budget, or measure on a quiet machine"
+    )
+
+
+def _permuted(
+    graph: GraphArchitecture,
+    state: Mapping[str, Tensor],
+    found: list[Table],
+    budget: Budget,
+    times: Times | None,
+    gathers: bool,
+    seed: int,
+) -> Permuted:
     channels = channels_of(graph)
     best: tuple[float, str, list[Grouped], Orders] | None = None
     ways: list[tuple[str, list[Option] | None]] = [
-        ("exact", configured(graph, found, budget)),
-        ("uniform", uniform(graph, found, budget)),
+        ("exact", configured(graph, found, budget, times)),
+        ("uniform", uniform(graph, found, budget, times)),
     ]
     for way, options in ways:
         if options is None:

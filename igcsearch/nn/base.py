@@ -11,8 +11,7 @@ from ..errors import UsageError
 from ..spec import Architecture
 
 if TYPE_CHECKING:
-    from .graph_inference import GraphInference
-    from .inference import InferenceNetwork
+    from .optimized import OptimizedNetwork
     from .plans import PlanTimes
 
 EXECUTIONS = ("auto", "plain")
@@ -52,5 +51,5 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def optimize_for_inference(
         self, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
-    ) -> InferenceNetwork | GraphInference:
+    ) -> OptimizedNetwork:
         """The same network for inference, as fast as this machine runs it; see `plans.optimize_for_inference`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from ..spec.graph import INPUT, GraphArchitecture
+from ..spec.graph import INPUT, GraphArchitecture, Node
 from ..spec.operations import (
     Activation,
     AdaptivePool,
@@ -80,20 +79,30 @@ class GraphNetwork(Network):
         assert layer is not None
         return layer
 
+    def replace_layer(self, name: str, layer: nn.Module) -> None:
+        """Put another module where a node's layer is; of all nodes that share it."""
+        owner, last = self._places[name]
+        owner._modules[last] = layer
+
+    @property
+    def without_classifier(self) -> bool:
+        """True behind `remove_classifier`."""
+        last = self.architecture.classifier
+        return last is not None and isinstance(self.layer(last.name), nn.Identity)
+
     def remove_classifier(self) -> None:
         """Give what the last linear layer reads from now on, (N, features); nothing changes where the last node is none."""
         last = self.architecture.classifier
         if last is not None:
-            owner, name = self._places[last.name]
-            owner._modules[name] = nn.Identity()
+            self.replace_layer(last.name, nn.Identity())
 
     def optimize_for_inference(
         self, example: Tensor | None = None, *, measure: bool = True, known: PlanTimes | None = None
     ) -> GraphInference:
-        """The same network for inference, norms folded. Nothing is measured."""
-        from .graph_inference import GraphInference
+        """The same network for inference; see `graph_inference.optimize_graph`."""
+        from .graph_inference import optimize_graph
 
-        return GraphInference(copy.deepcopy(self))
+        return optimize_graph(self, example, measure=measure, known=known)
 
     def forward_features(self, x_NCHW: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to what the last linear layer reads, (N, features); the logits where there is none."""
@@ -114,14 +123,17 @@ class GraphNetwork(Network):
             for name in set(node.reads):
                 if self._last[name] == node.name:
                     del made[name]
-            operation = node.operation
-            if type(operation) in _FUNCTIONS:
-                made[node.name] = _FUNCTIONS[type(operation)](operation, inputs)
-            else:
-                made[node.name] = self.layer(node.name)(inputs[0])
+            made[node.name] = self.operate(node, inputs)
             if node.name not in self._last:
                 del made[node.name]
         return made[nodes[-1].name]
+
+    def operate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        """What a node makes of what it reads."""
+        operation = node.operation
+        if type(operation) in _FUNCTIONS:
+            return _FUNCTIONS[type(operation)](operation, inputs)
+        return cast(Tensor, self.layer(node.name)(inputs[0]))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fresh weights: convolutions normal of variance 2 / fan_in, linear layers uniform within 1 / sqrt(fan_in), norms 1, 0."""

@@ -31,6 +31,7 @@ from .fused.folded import Folded, folded
 from .fused.shared import MOST_FACTORS, MOST_STRIDE
 from .layers import ACTIVATIONS, FactorLayer, shuffle_layer
 from .network import BlockLayer, StagedNetwork
+from .optimized import OptimizedNetwork
 from .workspace import Workspace
 
 _Arguments = tuple[list[Tensor], list[Tensor], Tensor, list[int], int, list[int]]
@@ -283,13 +284,8 @@ def _worth_collapsing(layers: Sequence[nn.Module]) -> bool:
     return dense <= MOST_COLLAPSED * sum(factor.weights for factor in run)
 
 
-class InferenceNetwork(nn.Module):
-    """A network for inference alone: images (N, in_channels, H, W), float32, to what the network gives, without gradients.
-
-    Autocast does not reach into it: its blocks run in float32.
-
-    On the CPU it keeps the memory of its largest maps between calls, for each thread that calls it (workspace.py): what a hook
-    sees of a fused block is overwritten by a later one.
+class InferenceNetwork(OptimizedNetwork):
+    """A staged network for inference: each block by its plan.
 
     Args:
         network: trained; it is left as it is.
@@ -309,31 +305,15 @@ class InferenceNetwork(nn.Module):
         self.blocks = nn.ModuleList(PlannedBlock(layer, plan) for layer, plan in zip(layers, plans, strict=True))
         self.head = nn.Sequential(*planned_parts(list(network.head), "collapsed"))
         self.classifier = copy.deepcopy(network.classifier).float()
-        self._workspace = Workspace()
         self.requires_grad_(False)
         self.train(False)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Images to logits."""
-        kind = x_NCHW.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                return self._logits(x_NCHW)
-        return self._logits(x_NCHW)
-
-    def _logits(self, x_NCHW: Tensor) -> Tensor:
-        wanted = self._dtype()
-        if x_NCHW.dtype != wanted:
-            raise RuntimeError(f"Input type ({x_NCHW.dtype}) and weight type ({wanted}) should be the same")
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        x_NCHW = x_NCHW.detach().contiguous(memory_format=layout)
-        room = None if torch.compiler.is_compiling() else self._workspace
+    def _logits(self, x_NCHW: Tensor, room: Workspace | None) -> Tensor:
         for block in self.blocks:
             x_NCHW = block(x_NCHW, room)
         return cast(Tensor, self.classifier(self.head(x_NCHW).mean(dim=(2, 3))))
 
     def _dtype(self) -> torch.dtype:
-        """What images have to be of."""
         if isinstance(self.classifier, nn.Linear):
             return self.classifier.weight.dtype
         return next(each.dtype for each in self.buffers() if each.is_floating_point())

@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,10 +15,9 @@ from torch import nn
 
 from ..errors import UsageError
 from .base import Network
-from .inference import InferenceNetwork
+from .optimized import OptimizedNetwork
 
 if TYPE_CHECKING:
-    from .graph_inference import GraphInference
     from .plans import PlanTimes
 
 _COUNTED = ("conv", "linear", "addmm")
@@ -40,7 +39,7 @@ def fvcore_macs(network: Network) -> FvcoreCount:
     analysis = FlopCountAnalysis(plain, example_images(plain, 1))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with (
-        _threads(1),
+        torch_threads(1),
         warnings.catch_warnings(),
     ):  # several threads take longer for one image, on a busy machine much longer
         warnings.simplefilter("ignore")  # tracing warns about Python values and its own deprecation
@@ -60,7 +59,7 @@ def torch_flops(network: Network) -> int:
     return int(counter.get_total_flops())
 
 
-def macs_executed(network: Network | InferenceNetwork) -> int:
+def macs_executed(network: Network | OptimizedNetwork) -> int:
     """Multiply-adds that one image costs as the network runs it, by `torch.utils.flop_counter`.
 
     More than the specification's where a product is multiplied out: the dense matrix, and in training the multiplication itself.
@@ -87,7 +86,7 @@ def fused_handles() -> dict[str, Any]:
 
 def optimized(
     network: Network, *, device: str = "cpu", batch: int = 1, threads: int = 1, known: PlanTimes | None = None
-) -> InferenceNetwork | GraphInference:
+) -> OptimizedNetwork:
     """A copy of the network as fast as it runs there: its plans are measured on that device, with that batch and those threads.
 
     Args:
@@ -98,12 +97,12 @@ def optimized(
     """
     place = _checked_place(device, batch=batch, threads=threads)
     copied = copy.deepcopy(network).to(place)
-    with _threads(threads):
+    with torch_threads(threads):
         return copied.optimize_for_inference(example_images(network, batch).to(place), known=known)
 
 
 def latency(
-    network: Network | InferenceNetwork,
+    network: Network | OptimizedNetwork,
     *,
     device: str = "cpu",
     batch: int = 1,
@@ -126,30 +125,49 @@ def latency(
     Raises:
         UsageError: an unknown dtype, a device that is not there, or sizes below 1.
     """
+    return latencies([network], device=device, batch=batch, threads=threads, dtype=dtype, runs=runs)[0]
+
+
+def latencies(
+    networks: Sequence[Network | OptimizedNetwork],
+    *,
+    device: str = "cpu",
+    batch: int = 1,
+    threads: int = 1,
+    dtype: str = "float32",
+    runs: int = 30,
+) -> list[dict[str, Any]]:
+    """`latency` of each of the networks, their passes taking turns: on a machine that does other things their ratios hold."""
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in types:
         raise UsageError(f"unknown dtype {dtype!r}; known: {', '.join(types)}")
     place = _checked_place(device, batch=batch, threads=threads, runs=runs)
-    copied = copy.deepcopy(network).to(device=device, dtype=types[dtype]).eval()
-    images = example_images(network, batch).to(device=device, dtype=types[dtype])
-    execution = "optimized"
-    if isinstance(copied, Network):
-        execution = copied.execution
-        copied = copied.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
-    with _threads(threads):
-        times = _time_passes(copied, images, runs)
-    return {
-        "median_ms": statistics.median(times),
-        "p90_ms": times[min(len(times) - 1, round(0.9 * (len(times) - 1)))],
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-        "threads": threads,
-        "batch": batch,
-        "dtype": dtype,
-        "runs": runs,
-        "execution": execution,
-        "torch": torch.__version__,
-    }
+    ready: list[tuple[nn.Module, torch.Tensor, str]] = []
+    for network in networks:
+        copied = copy.deepcopy(network).to(device=device, dtype=types[dtype]).eval()
+        images = example_images(network, batch).to(device=device, dtype=types[dtype])
+        execution = "optimized"
+        if isinstance(copied, Network):
+            execution = copied.execution
+            copied = copied.to(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
+        ready.append((copied, images, execution))
+    with torch_threads(threads):
+        found = _time_passes([(copied, images) for copied, images, _ in ready], runs)
+    return [
+        {
+            "median_ms": statistics.median(times),
+            "p90_ms": times[min(len(times) - 1, round(0.9 * (len(times) - 1)))],
+            "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+            "threads": threads,
+            "batch": batch,
+            "dtype": dtype,
+            "runs": runs,
+            "execution": execution,
+            "torch": torch.__version__,
+        }
+        for times, (_, _, execution) in zip(found, ready, strict=True)
+    ]
 
 
 def _checked_place(device: str, **counts: int) -> torch.device:
@@ -164,8 +182,8 @@ def _checked_place(device: str, **counts: int) -> torch.device:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads of torch within."""
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads of torch within; a context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -175,26 +193,27 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _time_passes(network: nn.Module, images: torch.Tensor, runs: int) -> list[float]:
-    """Sorted milliseconds of `runs` passes, after a tenth as many (at least 3) untimed ones."""
-    wait = torch.cuda.synchronize if images.is_cuda else (lambda: None)
-    times = []
+def _time_passes(networks: Sequence[tuple[nn.Module, torch.Tensor]], runs: int) -> list[list[float]]:
+    """Sorted milliseconds of `runs` passes of each, in turn, after a tenth as many (at least 3) untimed ones."""
+    times: list[list[float]] = [[] for _ in networks]
     warm_up = max(3, runs // 10)
     for run in range(warm_up + runs):
-        wait()
-        start = time.perf_counter()
-        network(images)
-        wait()
-        if run >= warm_up:
-            times.append((time.perf_counter() - start) * 1e3)
-    return sorted(times)
+        for (network, images), into in zip(networks, times, strict=True):
+            wait = torch.cuda.synchronize if images.is_cuda else (lambda: None)
+            wait()
+            start = time.perf_counter()
+            network(images)
+            wait()
+            if run >= warm_up:
+                into.append((time.perf_counter() - start) * 1e3)
+    return [sorted(each) for each in times]
 
 
 def _plain_copy(network: Network) -> Network:
     return copy.deepcopy(network).to("cpu", torch.float32).eval().set_execution("plain")
 
 
-def example_images(network: Network | InferenceNetwork, batch: int) -> torch.Tensor:
+def example_images(network: Network | OptimizedNetwork, batch: int) -> torch.Tensor:
     """Random images for a network, always the same ones; (batch, C, H, W)."""
     architecture = network.architecture
     generator = torch.Generator().manual_seed(0)

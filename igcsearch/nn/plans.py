@@ -36,6 +36,7 @@ VERSION = 2  # of what the plans are: raised when inference.py makes something e
 RUNS = 9  # timed passes of a way, after one that is not
 ENOUGH_S = 0.15  # of one way: slow blocks are timed less often, never under three times
 QUIET = 0.25  # of the machine may be busy with something else where plans are remembered
+NEAR = 1.1  # times of two memory formats nearer than that are measured on whole networks
 SAMPLE_S = 0.0003  # of one turn, in as many passes as that takes
 
 
@@ -80,8 +81,8 @@ def optimize_for_inference(
         candidates.append((seconds, InferenceNetwork(network, plans, channels_last)))
     known.save()
     candidates.sort(key=lambda found: found[0])
-    if candidates[1][0] < 1.1 * candidates[0][0]:  # too near for the sum of blocks to say
-        timed = _in_turn([partial(net, example) for _, net in candidates])
+    if candidates[1][0] < NEAR * candidates[0][0]:  # too near for the sum of blocks to say
+        timed = in_turn([partial(net, example) for _, net in candidates])
         return candidates[timed.index(min(timed))][1]
     return candidates[0][1]
 
@@ -90,7 +91,7 @@ def block_ms(layer: BlockLayer, x_NCHW: Tensor, plans: Sequence[str] = PLANS, ru
     """Milliseconds of a block by each of the plans: medians of passes in turn, in inference mode."""
     ways = [PlannedBlock(layer, plan).to(x_NCHW.device, x_NCHW.dtype).eval() for plan in plans]
     room = Workspace()  # as in a network
-    found = _in_turn([partial(way, x_NCHW, room) for way in ways], runs)
+    found = in_turn([partial(way, x_NCHW, room) for way in ways], runs)
     return dict(zip(plans, found, strict=True))
 
 
@@ -102,11 +103,11 @@ def part_ms(part: Part, batch: int, known: PlanTimes) -> tuple[float, float]:
     shape = (batch, part.channels, part.size, part.size)
     found = []
     for channels_last in (False, True):
-        x_NCHW = _in_format(torch.rand(shape, dtype=torch.float32, device=known.device), channels_last)
+        x_NCHW = in_format(torch.rand(shape, dtype=torch.float32, device=known.device), channels_last)
         if part.block is not None and not part.head:
             times = known.of(part.block, x_NCHW, channels_last)
         else:
-            times = known.held(_key(part.key, x_NCHW, channels_last), partial(_tail_ms, part, x_NCHW))
+            times = known.held(shape_key(part.key, x_NCHW, channels_last), partial(_tail_ms, part, x_NCHW))
         found.append(min(times.values()))
     return found[0], found[1]
 
@@ -116,16 +117,17 @@ def _tail_ms(part: Part, x_NCHW: Tensor) -> dict[str, float]:
     if part.block is not None:
         return block_ms(BlockLayer(part.block).to(x_NCHW.device), x_NCHW, ["collapsed"])
     linear = nn.Linear(part.channels, part.num_classes).to(x_NCHW.device)
-    return {"stock": _in_turn([lambda: linear(x_NCHW.mean(dim=(2, 3)))])[0]}
+    return {"stock": in_turn([lambda: linear(x_NCHW.mean(dim=(2, 3)))])[0]}
 
 
-def _in_format(x_NCHW: Tensor, channels_last: bool) -> Tensor:
+def in_format(x_NCHW: Tensor, channels_last: bool) -> Tensor:
+    """The tensor in one of the memory formats."""
     return x_NCHW.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _fastest(network: StagedNetwork, example: Tensor, channels_last: bool, known: PlanTimes) -> tuple[list[str], float]:
     """The best plan of every block, and their milliseconds together."""
-    x_NCHW = _in_format(example, channels_last)
+    x_NCHW = in_format(example, channels_last)
     blocks = (block for _, block in network.architecture.blocks())
     plans, total = [], 0.0
     for layer, block in zip(block_layers(network), blocks, strict=True):
@@ -150,7 +152,7 @@ def _distinct(layer: BlockLayer) -> list[str]:
 
 
 @torch.inference_mode()
-def _in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float]:
+def in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float]:
     """Median milliseconds of each call, the calls taking turns.
 
     A turn is as many calls as take SAMPLE_S, behind one that is not timed: what the other calls left in the caches is not the
@@ -181,7 +183,8 @@ def _in_turn(calls: Sequence[Callable[[], Any]], runs: int = RUNS) -> list[float
     return [statistics.median(into) for into in times]
 
 
-def _key(name: str, x_NCHW: Tensor, channels_last: bool) -> str:
+def shape_key(name: str, x_NCHW: Tensor, channels_last: bool) -> str:
+    """What `PlanTimes` has the times of something under, on an input of that shape and memory format."""
     shape, dtype = "x".join(map(str, x_NCHW.shape)), str(x_NCHW.dtype).removeprefix("torch.")
     return f"{name} {shape} {dtype} {'last' if channels_last else 'first'}"
 
@@ -226,7 +229,9 @@ class PlanTimes:
             made = layer or BlockLayer(block).to(self.device)
             return block_ms(made, x_NCHW, _distinct(made))
 
-        return self.held(_key(hashlib.sha256(block.text.encode()).hexdigest()[:12], x_NCHW, channels_last), measured)
+        return self.held(
+            shape_key(hashlib.sha256(block.text.encode()).hexdigest()[:12], x_NCHW, channels_last), measured
+        )
 
     def held(self, key: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """What is known under a key, or else what `measure` gives."""

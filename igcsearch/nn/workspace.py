@@ -46,6 +46,11 @@ class Workspace(threading.local):
             self._views[key] = self._view(which, shape, layout)
         return self._views[key]
 
+    def holds(self, tensor: Tensor) -> bool:
+        """True if the tensor lies in one of the buffers."""
+        place = tensor.untyped_storage().data_ptr()
+        return any(held.untyped_storage().data_ptr() == place for held in self._buffers)
+
     def _view(self, which: int, shape: Sequence[int], layout: torch.memory_format) -> Tensor:
         numbers = math.prod(shape)
         with torch.inference_mode(False):
