@@ -15,7 +15,7 @@ from ..errors import UsageError, near
 from ..machine import available_cores, keep_freed_memory, thread_settings
 from ..wording import percent, plural, short
 from . import options
-from .output import print_json, print_table, say
+from .output import command_line, print_json, print_table, say
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ def compress(
     from ..compress.source import read_source
     from ..entries import check_target
     from ..publish.compressed import FineTuning, calibration, finish
+    from ..report import write_compression_page
     from ..spec import Budget
 
     if out:
@@ -252,13 +253,17 @@ def compress(
         seed=seed,
         clock=clock,
     )
-    origin = {"source": Path(source).name, "method": method, "criterion": criterion, "budget": budget.to_dict()}
+    origin = {
+        **{"source": Path(source).name, "method": method, "criterion": criterion, "budget": budget.to_dict()},
+        "command_line": command_line(),
+    }
     say(
         f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
     )
     entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
     tuning = FineTuning(epochs, seed, {**entries, "precision": precision}, device, threads)
     record = finish(given, found, images, folder, tuning, overwrite=overwrite, origin=origin, say=say)
+    page = write_compression_page(folder, record)
     if as_json:
         print_json(record)
         return
@@ -278,7 +283,7 @@ def compress(
         if record[f"accuracy_{key}"] is not None:
             print(f"test accuracy {percent(record[f'accuracy_{key}'])}, {what}")
     print(f"latency {record['latency_ms']:.3f} ms, before {record['latency_ms_before']:.3f} ms (one image, one thread)")
-    print(f"entry: {folder}")
+    print(f"entry: {folder}\npage:  {page}")
 
 
 def _images(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +29,16 @@ def _plain(data: Any) -> Any:
     if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
         return None
     return data
+
+
+def command_line() -> str:
+    """The command that runs, for a record that others read: quoted for a shell, of each path its last part alone."""
+
+    def bare(argument: str) -> str:
+        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        return option + equals + (PurePath(value).name or value)
+
+    return shlex.join(["igcsearch", *map(bare, sys.argv[1:])])
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,16 +16,18 @@ from ..compress.permute import Permuted
 from ..compress.source import Source
 from ..entries import write_entry
 from ..errors import UsageError
+from ..files import atomic_write
 from ..nn.graph import GraphNetwork
 from ..spec.graph import GraphArchitecture
 from ..training import Epoch, ImageData, TrainingDiverged, default_recipe, evaluate, train
 from ..training.augment import Normalise
 from ..training.batches import Batches
 from ..wording import clock, percent
-from .facts import entry_metrics, measured_cost
+from .facts import entry_metrics, measured_cost, versions
 
 LR = 0.05  # a sixth of what trains from scratch
 CALIBRATION = 1024  # training images for gradients
+RECORD = "compression.json"  # in the entry's folder: what `finish` returns
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,21 @@ def finish(
     origin: Mapping[str, Any],
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Fine-tune, measure, write the entry; interrupted, the same call goes on from the last whole epoch.
+    """Fine-tune, measure, write the entry and its compression.json; interrupted, the same call goes on from the last whole epoch.
 
     Args:
         images: normalised as the network wants them; None: nothing is measured but cost and time.
         folder: of the entry; the checkpoint is beside it, in FOLDER.partial.
-        origin: source, method, criterion, budget: for the record.
+        origin: source, method, criterion, budget, command_line: for the record.
         say: is given a line for each epoch.
 
     Returns:
-        What `igcsearch compress --json` prints.
+        The record: what compression.json holds, `report.compression_page` shows and `igcsearch compress --json` prints.
 
     Raises:
         UsageError: training diverged, or a folder that cannot be written.
     """
+    curve: list[dict[str, Any]] = []
     state, run = found.state, {"seed": tuning.seed, "validation_accuracy": None, "test_accuracy": None, "seconds": 0.0}
     before = pruned = tuned = recipe = None
     if images is not None:
@@ -102,7 +106,7 @@ def finish(
             raise UsageError(f"{partial} cannot be written: {error.strerror}; choose another --out") from None
         except TrainingDiverged as error:
             raise UsageError(f"fine-tuning diverged: {error}; try a smaller --lr than {recipe.lr:g}") from None
-        state = result.state_dict
+        state, curve = result.state_dict, result.curve
         tuned = accuracy(found.architecture, state, images, tuning)
         run |= {"validation_accuracy": result.validation_accuracy, "seconds": result.seconds}
     cost = measured_cost(found.architecture)
@@ -120,6 +124,8 @@ def finish(
         "latency_ms_before": measured_cost(given.graph)["latency"]["median_ms"],
         "max_rel_diff_masked_vs_converted": found.difference,
     }
+    size = found.architecture.image_size
+    input_size = [found.architecture.in_channels, size, size]
     provenance = {
         "command": "compress",
         **origin,
@@ -133,12 +139,31 @@ def finish(
         if not tuning.epochs:
             metrics |= {"recipe": {}, "epochs": 0}
     else:
-        size = found.architecture.image_size
-        metrics = {"family": found.architecture.family, "input_size": [found.architecture.in_channels, size, size]}
+        metrics = {"family": found.architecture.family, "input_size": input_size}
         metrics |= {"mean": given.mean, "std": given.std, **cost, "provenance": provenance}
     write_entry(folder, found.architecture, state, metrics, overwrite=overwrite)
     shutil.rmtree(partial, ignore_errors=True)
-    return {**record, "path": str(folder), "layers": found.layers}
+    record = {
+        "name": folder.absolute().name,
+        **record,
+        **origin,
+        "configuration": found.configuration,
+        "data": None if images is None else images.name,
+        "epochs": len(curve),
+        "seed": tuning.seed,
+        "input_size": input_size,
+        "latency": cost["latency"],
+        "versions": versions(),
+        "curve": curve,
+        "layers": found.layers,
+    }
+    try:
+        atomic_write(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"the entry '{folder}' is written, its {RECORD} cannot be: {error.strerror or error}"
+        ) from None
+    return {**record, "path": str(folder)}
 
 
 def accuracy(

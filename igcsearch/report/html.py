@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 
@@ -35,3 +35,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], dim: Iterabl
         for number, row in enumerate(rows)
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def figures(*tiles: tuple[str, str, str]) -> str:
+    """The figures that one looks for first, as tiles: name, value, what is to be said of it. The first one stands out."""
+    items = "".join(
+        f'<div class="tile{"" if number else " lead-tile"}"><dt>{text(name)}</dt>'
+        f"<dd>{text(value)}<small>{text(small)}</small></dd></div>"
+        for number, (name, value, small) in enumerate(tiles)
+    )
+    return f'<dl class="tiles">{items}</dl>'
+
+
+def settings(facts: Mapping[str, object]) -> str:
+    """Names and values, several to a line."""
+    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.items())
+    return f'<dl class="settings">{items}</dl>'

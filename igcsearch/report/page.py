@@ -7,6 +7,7 @@ script's data.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -34,6 +35,9 @@ from .sections import (
 
 if TYPE_CHECKING:
     from ..search import Study
+
+GENERATOR = '<meta name="generator" content="igcsearch'  # how our own pages are known
+WHOLE = "It needs nothing else: keep it, mail it, open it offline."
 
 
 def write_report(study: Study, path: str | Path | None = None) -> Path:
@@ -72,38 +76,58 @@ def render(facts: Facts) -> str:
         table_section(facts),
         settings_section(facts),
     ]
-    style = "\n".join((resource("page.css"), drawing.STYLE, strip.STYLE))
+    header = f"""<p class="eyebrow">igcsearch study · {text(facts.space)} space</p>
+<h1>{text(facts.title)}</h1>
+{lead(facts)}"""
+    main = f"""{tiles(facts)}
+<noscript><section>The charts and the table of candidates are drawn by the page's own script; please allow it.</section></noscript>
+{"".join(sections)}"""
+    style = (drawing.STYLE, strip.STYLE)
+    return document(facts.title, style, header, main, WHOLE, _data(facts))
+
+
+def document(
+    title: str, style: Iterable[str], header: str, main: str, footer: str, data: Any = None, script: str = ""
+) -> str:
+    """A whole HTML file in the look of all pages.
+
+    Args:
+        title: plain text.
+        style: CSS behind that of page.css.
+        header, main: HTML.
+        footer: HTML behind "Written by igcsearch on ...".
+        data: what page.js reads; None for a page without a script.
+        script: JavaScript behind page.js.
+    """
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    moving = f"""<svg id="ns" hidden></svg>
+<div id="tip" role="status"></div>
+<script type="application/json" id="data">{embedded(data)}</script>
+<script>
+{resource("page.js")}
+{script}
+</script>
+"""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="igcsearch {text(__version__)}">
-<title>{text(facts.title)} · igcsearch</title>
+{GENERATOR} {text(__version__)}">
+<title>{text(title)} · igcsearch</title>
 <style>
-{style}
+{chr(10).join((resource("page.css"), *style))}
 </style>
 </head>
 <body>
 <header>
-<p class="eyebrow">igcsearch study · {text(facts.space)} space</p>
-<h1>{text(facts.title)}</h1>
-{lead(facts)}
+{header}
 </header>
 <main>
-{tiles(facts)}
-<noscript><section>The charts and the table of candidates are drawn by the page's own script; please allow it.</section></noscript>
-{"".join(sections)}
+{main}
 </main>
-<footer>Written by igcsearch {text(__version__)} on {written}. It needs nothing else: keep it, mail it, open it offline.</footer>
-<svg id="ns" hidden></svg>
-<div id="tip" role="status"></div>
-<script type="application/json" id="data">{embedded(_data(facts))}</script>
-<script>
-{resource("page.js")}
-</script>
-</body>
+<footer>Written by igcsearch {text(__version__)} on {written}. {footer}</footer>
+{"" if data is None else moving}</body>
 </html>
 """
 

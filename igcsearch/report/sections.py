@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..wording import DASH, clock, percent
 from . import strip
 from .facts import Facts
-from .html import text
+from .html import figures, settings, text
 
 
 def lead(facts: Facts) -> str:
@@ -35,29 +35,22 @@ def tiles(facts: Facts) -> str:
         states += f", {counts['running']} running"
     ordered = sorted(facts.reasons.items(), key=lambda item: -item[1])
     reasons = ordered[0][0] if len(ordered) == 1 else ", ".join(f"{number} {what}" for what, number in ordered)
-    tiles = [
+    return figures(
         (
             "Best accuracy",
             percent(best["accuracy"] if best else None),
             "of the validation split" if best else "none yet",
-            " lead-tile",
         ),
-        ("Its parameters", f"{best['params']:,}" if best else DASH, f"{best['macs']:,} MACs" if best else "", ""),
-        ("On the front", str(len(facts.front)), "not beaten in accuracy and cost", ""),
-        ("Candidates trained", str(trained), states, ""),
+        ("Its parameters", f"{best['params']:,}" if best else DASH, f"{best['macs']:,} MACs" if best else ""),
+        ("On the front", str(len(facts.front)), "not beaten in accuracy and cost"),
+        ("Candidates trained", str(trained), states),
         (
             "Proposals accepted",
             percent(facts.acceptance, digits=0),
             f"{counts['settled']} settled untrained{': ' + reasons if reasons else ''}",
-            "",
         ),
-        ("Training time", clock(facts.seconds), "all candidates together", ""),
-    ]
-    items = "".join(
-        f'<div class="tile{extra}"><dt>{text(name)}</dt><dd>{text(value)}<small>{text(small)}</small></dd></div>'
-        for name, value, small, extra in tiles
+        ("Training time", clock(facts.seconds), "all candidates together"),
     )
-    return f'<dl class="tiles">{items}</dl>'
 
 
 def front_section(facts: Facts) -> str:
@@ -142,5 +135,4 @@ or linear layer.{left}</p>
 
 def settings_section(facts: Facts) -> str:
     """What was asked for."""
-    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts.settings.items())
-    return f'<section><h2>How it was searched</h2><dl class="settings">{items}</dl></section>'
+    return f"<section><h2>How it was searched</h2>{settings(facts.settings)}</section>"

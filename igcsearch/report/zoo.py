@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..entries import Entry, read_folder
 from ..entries.card import latency_line
 from ..entries.entry import looks_like_entry
@@ -22,11 +20,10 @@ from ..search.pareto import front_indices
 from ..wording import accuracy
 from . import strip
 from .html import text
-from .page import embedded, resource
+from .page import GENERATOR, document
 from .zoo_sections import LIMITS, chart, ladder, lead, table, tiles
 
 PAGE = "index.html"
-_MARK = '<meta name="generator" content="igcsearch'
 
 _STYLE = """
 .chart .rung{stroke:var(--muted);stroke-width:1;stroke-dasharray:2 5;opacity:.75}
@@ -61,7 +58,7 @@ def write_zoo_page(zoo: str | Path) -> Path:
     folder = Path(zoo).expanduser()
     path = folder / PAGE
     try:
-        if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
+        if path.exists() and GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
             raise UsageError(
                 f"'{path}' was not written by igcsearch: it is left alone; rename it to have a page written"
             )
@@ -81,42 +78,15 @@ def render(entries: Sequence[Entry]) -> str:
     rungs = first["rungs"]
     cost = "macs" if rungs and not any("params" in rung for rung in rungs) else "params"
     data = {**first, "sets": sets, "cost": cost, "budget": {}, "best_so_far": [], "trained": 0, "left_out": 0}
-    style = "\n".join((resource("page.css"), _STYLE))
-    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{_MARK} {text(__version__)}">
-<title>{text(title)} · igcsearch</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<header>
-<p class="eyebrow">igcsearch zoo</p>
-<h1>{text(title)}</h1>
-{lead(rows)}
-</header>
-<main>
-{tiles(rows, sets)}
-{chart(sets, shown, cost)}
-{ladder(sets)}
-{table(rows)}
-</main>
-<footer>Written by igcsearch {text(__version__)} on {written}. Links go to the entries beside this file.</footer>
-<svg id="ns" hidden></svg>
-<div id="tip" role="status"></div>
-<script type="application/json" id="data">{embedded({**data, "agreement": [], "hues": strip.HUES})}</script>
-<script>
-{resource("page.js")}
-{_SCRIPT}
-</script>
-</body>
-</html>
-"""
+    return document(
+        title,
+        [_STYLE],
+        f'<p class="eyebrow">igcsearch zoo</p>\n<h1>{text(title)}</h1>\n{lead(rows)}',
+        "\n".join((tiles(rows, sets), chart(sets, shown, cost), ladder(sets), table(rows))),
+        "Links go to the entries beside this file.",
+        {**data, "agreement": [], "hues": strip.HUES},
+        _SCRIPT,
+    )
 
 
 def _entries(folder: Path) -> list[Entry]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from ..entries.entry import CARD
 from ..wording import DASH, count, percent, plural, short
 from . import strip
-from .html import Html, text
+from .html import Html, figures, text
 
 LIMITS = {"params": "parameters", "macs": "MACs"}
 
@@ -40,23 +40,17 @@ def tiles(rows: list[dict[str, Any]], sets: dict[str, Any]) -> str:
     sizes = [row["params"] for row in rows]
     span = f"{short(min(sizes))} to {short(max(sizes))}" if len(set(sizes)) > 1 else short(sizes[0] if sizes else None)
     macs = [row["macs"] for row in rows]
-    tiles = [
+    return figures(
         (
             "Best accuracy",
             percent(best["accuracy"] if best else None),
             "of the test split, mean over seeds",
-            " lead-tile",
         ),
-        ("Networks", str(len(rows)), ", ".join(sorted({row["family"] for row in rows})), ""),
-        ("Parameters", span, f"{short(min(macs))} to {short(max(macs))} MACs" if macs else "", ""),
-        ("Not beaten", str(sum(row["front"] for row in rows)), "in accuracy and cost at once", ""),
-        ("Rungs", str(rungs) if rungs else DASH, "of the ladder have a winner here" if rungs else "no ladder", ""),
-    ]
-    items = "".join(
-        f'<div class="tile{extra}"><dt>{text(name)}</dt><dd>{text(value)}<small>{text(small)}</small></dd></div>'
-        for name, value, small, extra in tiles
+        ("Networks", str(len(rows)), ", ".join(sorted({row["family"] for row in rows}))),
+        ("Parameters", span, f"{short(min(macs))} to {short(max(macs))} MACs" if macs else ""),
+        ("Not beaten", str(sum(row["front"] for row in rows)), "in accuracy and cost at once"),
+        ("Rungs", str(rungs) if rungs else DASH, "of the ladder have a winner here" if rungs else "no ladder"),
     )
-    return f'<dl class="tiles">{items}</dl>'
 
 
 def chart(sets: dict[str, Any], shown: str, cost: str) -> str:

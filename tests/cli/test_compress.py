@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import igcsearch as package
+from igcsearch.cli.output import command_line
 
 Run = Callable[..., Any]
 
@@ -76,7 +78,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_compress_makes_an_entry(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+def test_compress_makes_an_entry(source: Path, tmp_path: Path, igcsearch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "small"
     done = igcsearch(
         "compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--epochs", "1", "--out", out, "--json"
@@ -104,6 +106,13 @@ def test_compress_makes_an_entry(source: Path, tmp_path: Path, igcsearch: Run) -
         found["macs"],
     )
     assert not list(tmp_path.glob("*.partial"))
+    assert json.loads((out / "compression.json").read_text()) == {k: v for k, v in found.items() if k != "path"}
+    assert [row["epoch"] for row in found["curve"]] == [1]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert f"igcsearch compress {source.name}:net --data digits --max-macs 50% --epochs 1 --out small --json" in page
+    assert str(tmp_path) not in page + (out / "compression.json").read_text()
+    monkeypatch.setenv("IGCSEARCH_ZOO", str(tmp_path))
+    assert [row["name"] for row in json.loads(igcsearch("list", "small", "--json").out)] == ["small"]
     refused = igcsearch("check", out)
     assert refused.status == 2
     assert "graph of operations" in refused.err
@@ -157,3 +166,9 @@ def test_compress_refuses(arguments: list[str], said: str, source: Path, tmp_pat
     assert said in refused.err
     assert "Traceback" not in refused.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recorded_command_names_no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["compress", "/home/me/my net.py:f", "--out=/home/me/small", "--only", "layer3.*", "--max-macs", "50%"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/igcsearch", *arguments])
+    assert command_line() == "igcsearch compress 'my net.py:f' --out=small --only 'layer3.*' --max-macs 50%"
