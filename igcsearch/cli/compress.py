@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,47 +19,51 @@ from .output import command_line, print_json, print_table, say
 from .sizes import parse_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..compress.permute import Permuted
     from ..compress.source import Source
     from ..spec import Architecture
+    from ..spec.graph import GraphArchitecture
     from ..training import ImageData
 
 METHODS = ("permute", "auto")
 _HOW = "How it compresses"
 
-#: A limit: a share of the network's own cost, or a number.
-Limit = Callable[[int], int]
-Time = Callable[[float], float]
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit: a share of the network's own cost, or a number; the other is None."""
+
+    share: float | None
+    number: float | None
+
+    def of(self, whole: float) -> float:
+        """The limit where the network itself has `whole`."""
+        return whole * self.share if self.number is None and self.share is not None else self.number or 0.0
 
 
 def limit(text: str) -> Limit:
     """ "50%" of what the network has, or a number such as 20M."""
-    share = _share(text, "20M")
-    if share is None:
-        size = parse_size(str(text).strip(), "")
-        return lambda whole: size
-    return lambda whole: math.floor(share * whole)
+    return _share(text, "20M") or Limit(None, parse_size(str(text).strip(), ""))
 
 
-def time_limit(text: str) -> Time:
+def time_limit(text: str) -> Limit:
     """ "50%" of what the network takes, or milliseconds."""
-    share = _share(text, "4.5")
-    if share is None:
-        ms = options.number(str(text).strip().removesuffix("ms"))
-        if not ms > 0:
-            raise UsageError(f"{text!r}: milliseconds above 0 are needed, or a share such as 50%")
-        return lambda whole: ms
-    return lambda whole: share * whole
+    if (share := _share(text, "4.5")) is not None:
+        return share
+    return Limit(None, options.milliseconds(text))
 
 
-def _share(text: str, example: str) -> float | None:
-    """A share of 1; None where the text is no percentage."""
+def _share(text: str, example: str) -> Limit | None:
+    """None where the text is no percentage."""
     given = str(text).strip()
     if not given.endswith("%"):
         return None
     share = options.number(given[:-1]) / 100
     if not 0 < share <= 1:
         raise UsageError(f"{given!r} is no share; give one above 0 % and up to 100 %, or a number such as {example}")
-    return share
+    return Limit(share, None)
 
 
 def epochs_number(text: str | int) -> int:
@@ -98,7 +102,7 @@ def compress(
         ),
     ] = None,
     max_latency: Annotated[
-        Time | None,
+        Limit | None,
         typer.Option(
             "--max-latency",
             parser=time_limit,
@@ -151,6 +155,16 @@ def compress(
             rich_help_panel=options.RECIPE,
         ),
     ] = 5,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--steps",
+            parser=options.count,
+            metavar="N",
+            help="1: pruned at once. More: the budget falls in N steps, fine-tuned after each; --epochs are shared out.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 1,
     weights: Annotated[
         str,
         typer.Option("--weights", metavar="pretrained|none|FILE", help="Of the source; FILE is a safetensors file."),
@@ -208,13 +222,17 @@ def compress(
         raise UsageError(
             "fine-tuning and the criterion taylor need images: give --data, or --epochs 0 and --criterion l2"
         )
+    if steps > 1 and epochs < steps:
+        raise UsageError(f"--steps {steps} with --epochs {epochs}: every step needs an epoch; raise --epochs")
     os.environ.update(thread_settings(threads or available_cores()))
     from ..compress.criterion import criteria
     from ..compress.latency import Clock
     from ..compress.permute import chosen_layers, permute
     from ..compress.source import read_source
     from ..entries import check_target
-    from ..publish.compressed import FineTuning, calibration, finish
+    from ..publish.compressed import finish, partial_folder
+    from ..publish.pruned import falling, pruned
+    from ..publish.tuning import FineTuning, calibration
     from ..report import write_compression_page
     from ..spec import Budget
 
@@ -233,36 +251,38 @@ def compress(
     folder = Path(out or f"{Path(given.name).stem}-{method}").expanduser()
     check_target(folder, overwrite=overwrite)
     images = None if images is None else _normalised(images, given, mean, std)
-    clock = Clock(given.graph, given.state) if max_latency else None
-    budget = Budget(
-        latency_ms=None if max_latency is None or clock is None else max_latency(clock.dense_ms),
-        params=None if max_params is None else max_params(given.graph.params),
-        macs=None if max_macs is None else max_macs(given.graph.macs),
-    )
     layers = chosen_layers(given.graph, only or (), skip or ())
     say(f"{given.name}: {_cost(given.graph)}; {plural(len(layers), 'layer')} can be given groups")
-    worth = criteria(
-        given.graph, given.state, criterion, calibration(images) if images and criterion == "taylor" else ()
+    clock = Clock(given.graph, given.state) if max_latency else None
+    budget = Budget(
+        params=None if max_params is None else math.floor(max_params.of(given.graph.params)),
+        macs=None if max_macs is None else math.floor(max_macs.of(given.graph.macs)),
+        latency_ms=None if max_latency is None or clock is None else max_latency.of(clock.dense_ms),
     )
-    found = permute(
-        given.graph,
-        given.state,
-        {name: worth[name] for name in layers},
-        budget,
-        gathers=gathers,
-        seed=seed,
-        clock=clock,
-    )
+
+    def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
+        worth = criteria(graph, state, criterion, calibration(images) if images and criterion == "taylor" else ())
+        chosen = {name: worth[name] for name in layers}
+        return permute(graph, state, chosen, inside, gathers=gathers, seed=seed, clock=clock)
+
+    limits = [None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)]
+    of_images = None if images is None else images.fingerprint
+    entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
+    tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads)
+    budgets = falling(given.graph, budget, steps, None if clock is None else clock.dense_ms)
+    before_last = [epochs // steps] * (steps - 1)
+    how = [criterion, layers, gathers, seed, limits, of_images]
+    partial = partial_folder(folder)
+    found, done = pruned(given, prune, budgets, before_last, images, partial, tuning, how=how, say=say)
     origin = {
-        **{"source": Path(source).name, "method": method, "criterion": criterion, "budget": budget.to_dict()},
+        **{"source": Path(source).name, "method": method, "criterion": criterion, "budget": done[-1]["budget"]},
         "command_line": command_line(),
     }
     say(
         f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
     )
-    entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
-    tuning = FineTuning(epochs, seed, {**entries, "precision": precision}, device, threads)
-    record = finish(given, found, images, folder, tuning, overwrite=overwrite, origin=origin, say=say)
+    last = epochs - sum(before_last)
+    record = finish(given, found, images, folder, tuning, last, steps=done, overwrite=overwrite, origin=origin, say=say)
     page = write_compression_page(folder, record)
     if as_json:
         print_json(record)
@@ -275,10 +295,14 @@ def compress(
             percent(row["kept"]),
             short(row["macs_before"]),
             short(row["macs"]),
+            f"{row['ms_before']:.3f}",
+            f"{row['ms']:.3f}",
         ]
-        for row in found.layers
+        for row in record["layers"]
     ]
-    print_table(["layer", "channels", ">groups", ">kept", ">MACs before", ">MACs"], rows, title=folder.name)
+    print_table(
+        ["layer", "channels", ">groups", ">kept", ">MACs before", ">MACs", ">ms before", ">ms"], rows, title=folder.name
+    )
     for key, what in (("before", "dense"), ("pruned", "pruned"), ("finetuned", "fine-tuned")):
         if record[f"accuracy_{key}"] is not None:
             print(f"test accuracy {percent(record[f'accuracy_{key}'])}, {what}")

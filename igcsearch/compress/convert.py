@@ -70,6 +70,35 @@ def converted(
     return graph.with_nodes(nodes), weights
 
 
+def expanded(graph: GraphArchitecture, made: GraphArchitecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the dense graph that give what the converted network gives: zeros outside the groups.
+
+    Channels stay in the orders in which the converted network stores them.
+
+    Args:
+        graph: dense.
+        made: what `converted` made of it.
+        state: of `made`, trained or not.
+    """
+    state = dict(state)
+    for node, convolution in graph.convolutions():
+        grouped = made.node(node.name)
+        if not isinstance(grouped.operation, Convolution) or grouped.operation.groups == convolution.groups:
+            continue
+        weight = state[f"{node.name}.weight"]
+        dense = torch.zeros(convolution.out_channels, convolution.in_channels, *weight.shape[2:], dtype=weight.dtype)
+        for g, part in enumerate(weight.chunk(grouped.operation.groups)):
+            rows, width = len(part), part.shape[1]
+            dense[g * rows : (g + 1) * rows, g * width : (g + 1) * width] = part
+        if grouped.reads != node.reads:  # through a gather of its own: y = x[order]
+            gather = made.node(grouped.reads[0]).operation
+            assert isinstance(gather, Gather)
+            order = torch.tensor(gather.permutation(convolution.in_channels))
+            dense = dense[:, order.argsort()]
+        state[f"{node.name}.weight"] = dense
+    return state
+
+
 def _free(name: str, graph: GraphArchitecture) -> str:
     taken = {node.name for node in graph.nodes}
     while name in taken:

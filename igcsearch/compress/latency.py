@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,21 @@ class Clock:
         """How many times the dense network's milliseconds another takes."""
         dense, ms = self._median([self._dense, other])
         return ms / dense
+
+    def latency(self, architecture: GraphArchitecture, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What `measure.latency` gives of another network, its passes in turn with the dense one's, which are `dense_ms` then."""
+        networks = [self._dense, self._ready(architecture, state)]
+        dense, other = measure.latencies(networks, threads=THREADS, runs=2 * _RUNS)
+        self.dense_ms = float(dense["median_ms"])
+        return other
+
+    def layers(
+        self, architecture: GraphArchitecture | None = None, state: Mapping[str, Tensor] | None = None
+    ) -> dict[str, float]:
+        """Milliseconds of each convolution, by its name, inside passes of the dense network, or of another."""
+        network = self._dense if architecture is None or state is None else self._ready(architecture, state)
+        with measure.torch_threads(THREADS):
+            return network.layer_ms(measure.example_images(network, 1))[0]
 
     def ms(self, architecture: GraphArchitecture, state: Mapping[str, Tensor]) -> float:
         """Milliseconds of another network, against the dense one in turn: as if the machine ran as it did for `dense_ms`."""

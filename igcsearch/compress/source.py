@@ -54,7 +54,7 @@ def read_source(
     """The network that a text names: an entry's name or folder, torchvision:NAME, timm:NAME, or file.py:function.
 
     Args:
-        weights: pretrained (the source's own), none (as its constructor leaves them), or a safetensors file.
+        weights: pretrained (the source's own), none (as its constructor leaves them, torch seeded by 0), or a safetensors file.
         names: prefixes of the file's keys and what the network calls them.
         image_size, in_channels, num_classes: of the images; an entry has its own.
 
@@ -68,15 +68,19 @@ def read_source(
                 "safetensors.torch.save_file(torch.load(FILE)['state_dict'], 'weights.safetensors') makes --weights of it"
             )
     kind, colon, rest = text.partition(":")
-    if colon and kind in ("torchvision", "timm"):
-        module, mean_std = _library(kind, rest, weights == "pretrained", in_channels, num_classes)
-        name = rest
-    elif ".py" in text:
-        module, name, mean_std = _function(text), text.rpartition(":")[2], None
-        if weights == "pretrained":
-            weights = "none"  # the function gives it with its weights
-    else:
+    library = bool(colon) and kind in ("torchvision", "timm")
+    if not library and ".py" not in text:
         return _entry(text, weights)
+    mean_std = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what has no weights is the same again when the command is
+        if library:
+            module, mean_std = _library(kind, rest, weights == "pretrained", in_channels, num_classes)
+            name = rest
+        else:
+            module, name = _function(text), text.rpartition(":")[2]
+            if weights == "pretrained":
+                weights = "none"  # the function gives it with its weights
     if weights not in ("pretrained", "none"):
         _load(module, weights, dict(names or {}))
     size = image_size or 224

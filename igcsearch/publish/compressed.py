@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..compress.latency import Clock
 from ..compress.permute import Permuted
 from ..compress.source import Source
 from ..entries import write_entry
 from ..errors import UsageError
 from ..files import atomic_write
-from ..nn.graph import GraphNetwork
-from ..spec.graph import GraphArchitecture
-from ..training import Epoch, ImageData, TrainingDiverged, default_recipe, evaluate, train
-from ..training.augment import Normalise
-from ..training.batches import Batches
-from ..wording import clock, percent
+from ..training import ImageData
+from ..wording import percent
 from .facts import entry_metrics, measured_cost, versions
+from .tuning import FineTuning, accuracy, fine_tune
 
-LR = 0.05  # a sixth of what trains from scratch
-CALIBRATION = 1024  # training images for gradients
 RECORD = "compression.json"  # in the entry's folder: what `finish` returns
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How to go on training behind the pruning.
-
-    Args:
-        epochs: 0 for none.
-        seed: of order and augmentation.
-        entries: of the recipe; None where the default is wanted.
-        device, threads: as `train` takes them.
-    """
-
-    epochs: int
-    seed: int
-    entries: Mapping[str, Any]
-    device: str = "auto"
-    threads: int | None = None
 
 
 def finish(
@@ -54,7 +30,9 @@ def finish(
     images: ImageData | None,
     folder: Path,
     tuning: FineTuning,
+    epochs: int,
     *,
+    steps: Sequence[Mapping[str, Any]] = (),
     overwrite: bool,
     origin: Mapping[str, Any],
     say: Callable[[str], None] = lambda line: None,
@@ -63,7 +41,9 @@ def finish(
 
     Args:
         images: normalised as the network wants them; None: nothing is measured but cost and time.
-        folder: of the entry; the checkpoint is beside it, in FOLDER.partial.
+        folder: of the entry; the checkpoint is beside it, in FOLDER.partial (`partial_folder`).
+        epochs: 0 for none.
+        steps: what `pruned` tells of the steps before, for the record.
         origin: source, method, criterion, budget, command_line: for the record.
         say: is given a line for each epoch.
 
@@ -80,36 +60,16 @@ def finish(
         before = accuracy(given.graph, given.state, images, tuning)
         pruned = accuracy(found.architecture, state, images, tuning)
         say(f"test accuracy {percent(before)} dense, {percent(pruned)} pruned")
-        entries = {name: value for name, value in tuning.entries.items() if value is not None}
-        recipe = default_recipe(images, max(tuning.epochs, 1), tuning.seed, **{"lr": LR, **entries})
-    partial = folder.with_name(folder.name + ".partial")
-    if images is not None and recipe is not None and tuning.epochs:
-
-        def show(epoch: Epoch) -> None:
-            loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
-            right = f"validation {percent(epoch.validation_accuracy)}, {clock(epoch.seconds)}"
-            say(f"epoch {epoch.epoch}/{tuning.epochs}: {loss}{right}")
-
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            result = train(
-                found.architecture,
-                images,
-                recipe,
-                device=tuning.device,
-                threads=tuning.threads,
-                checkpoint=partial / f"checkpoint-{found.architecture.hash}.safetensors",
-                on_epoch=show,
-                initial_state=state,
-            )
-        except OSError as error:
-            raise UsageError(f"{partial} cannot be written: {error.strerror}; choose another --out") from None
-        except TrainingDiverged as error:
-            raise UsageError(f"fine-tuning diverged: {error}; try a smaller --lr than {recipe.lr:g}") from None
+        recipe = tuning.recipe(images, epochs)
+    if images is not None and epochs:
+        name = f"checkpoint-{found.architecture.hash}.safetensors"
+        result = fine_tune(found.architecture, state, images, epochs, tuning, partial_folder(folder) / name, say)
         state, curve = result.state_dict, result.curve
         tuned = accuracy(found.architecture, state, images, tuning)
         run |= {"validation_accuracy": result.validation_accuracy, "seconds": result.seconds}
-    cost = measured_cost(found.architecture)
+    clock = Clock(given.graph, given.state)
+    layers, latency = _timed(clock, found, state)
+    cost = measured_cost(found.architecture, latency)
     record = {
         "params": found.architecture.params,
         "macs": found.architecture.macs,
@@ -120,8 +80,8 @@ def finish(
         "accuracy_before": before,
         "accuracy_pruned": pruned,
         "accuracy_finetuned": tuned,
-        "latency_ms": cost["latency"]["median_ms"],
-        "latency_ms_before": measured_cost(given.graph)["latency"]["median_ms"],
+        "latency_ms": latency["median_ms"],
+        "latency_ms_before": clock.dense_ms,
         "max_rel_diff_masked_vs_converted": found.difference,
     }
     size = found.architecture.image_size
@@ -136,13 +96,13 @@ def finish(
     if images is not None and recipe is not None:
         run["test_accuracy"] = pruned if tuned is None else tuned
         metrics = entry_metrics(found.architecture, images, recipe, [run], provenance=provenance, cost=cost)
-        if not tuning.epochs:
+        if not epochs:
             metrics |= {"recipe": {}, "epochs": 0}
     else:
         metrics = {"family": found.architecture.family, "input_size": input_size}
         metrics |= {"mean": given.mean, "std": given.std, **cost, "provenance": provenance}
     write_entry(folder, found.architecture, state, metrics, overwrite=overwrite)
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial_folder(folder), ignore_errors=True)
     record = {
         "name": folder.absolute().name,
         **record,
@@ -155,7 +115,8 @@ def finish(
         "latency": cost["latency"],
         "versions": versions(),
         "curve": curve,
-        "layers": found.layers,
+        "steps": [*steps],
+        "layers": layers,
     }
     try:
         atomic_write(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -166,23 +127,14 @@ def finish(
     return {**record, "path": str(folder)}
 
 
-def accuracy(
-    architecture: GraphArchitecture, state: Mapping[str, Tensor], images: ImageData, tuning: FineTuning
-) -> float:
-    """On the test split, a fraction."""
-    network = GraphNetwork(architecture).eval()
-    network.load_state_dict(dict(state))
-    return evaluate(network, images, device=tuning.device, threads=tuning.threads, mean=images.mean, std=images.std)[0]
+def partial_folder(folder: Path) -> Path:
+    """Where an interrupted compression goes on from; gone when the entry is written."""
+    return folder.with_name(folder.name + ".partial")
 
 
-def calibration(images: ImageData) -> list[tuple[Tensor, Tensor]]:
-    """Some training images, normalised, with their labels."""
-    place = torch.device("cpu")
-    normalise = Normalise(images.mean, images.std, place, channels_last=False)
-    found: list[tuple[Tensor, Tensor]] = []
-    with Batches({"train": images.train}, place, 1) as batches:
-        for batch in batches.in_order("train", 128):
-            found.append((normalise(batch.images), batch.labels))
-            if 128 * len(found) >= CALIBRATION:
-                break
-    return found
+def _timed(clock: Clock, found: Permuted, state: Mapping[str, Tensor]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The layers with their milliseconds before and now, and the network's latency, in turn with the dense one's."""
+    latency = clock.latency(found.architecture, state)
+    before, now = clock.layers(), clock.layers(found.architecture, state)
+    layers = [{**row, "ms_before": before[row["layer"]], "ms": now[row["layer"]]} for row in found.layers]
+    return layers, latency

@@ -7,6 +7,7 @@ shuffles and group counts that were learned. Random numbers are keyed, so there 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,14 +120,17 @@ def checkpoint_identity(
     architecture_hash: str, recipe: dict[str, Any], data: str, initial_state: dict[str, Tensor] | None
 ) -> dict[str, Any]:
     """What a checkpoint must have in common with a training that goes on from it."""
-    start = "fresh"
-    if initial_state is not None:
-        digest = hashlib.blake2b(digest_size=8)
-        for name, tensor in sorted(initial_state.items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        start = digest.hexdigest()
+    start = "fresh" if initial_state is None else state_digest(initial_state)
     return {"architecture": architecture_hash, "recipe": recipe, "data": data, "initial weights": start}
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits: of the names and the numbers of a state dict."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def state_tensors(stepper: Stepper) -> dict[str, Tensor]:

@@ -118,6 +118,54 @@ def test_compress_makes_an_entry(source: Path, tmp_path: Path, igcsearch: Run, m
     assert "graph of operations" in refused.err
 
 
+def test_compress_in_steps_goes_on_where_it_was(
+    source: Path, tmp_path: Path, igcsearch: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "small"
+    arguments = [
+        "compress",
+        f"{source}:net",
+        "--data",
+        "digits",
+        "--max-macs",
+        "40%",
+        "--max-latency",
+        "1s",
+        "--steps",
+        "2",
+    ]
+    arguments += ["--epochs", "3", "--out", out, "--json"]
+    import igcsearch.publish.compressed as module
+
+    monkeypatch.setattr(module, "fine_tune", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert igcsearch(*arguments).status != 0  # as if interrupted in the last fine-tuning
+    assert (tmp_path / "small.partial" / "step-2.safetensors").exists()
+    monkeypatch.undo()
+    import igcsearch.cli.compress as command
+    import igcsearch.compress.permute as permuting
+
+    assert command
+    monkeypatch.setattr(permuting, "permute", lambda *_, **__: pytest.fail("pruned again"))
+    done = igcsearch(*arguments)
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    first, last = found["steps"]
+    assert found["macs_before"] > first["macs"] > last["macs"] == found["macs"]
+    assert first["macs"] <= int((found["macs_before"] ** 0.5) * (0.4 * found["macs_before"]) ** 0.5) + 1
+    assert first["epochs"] == 1
+    assert [row["epoch"] for row in found["curve"]] == [1, 2]
+    assert found["budget"]["latency_ms"] == 1000
+    assert all(row["ms"] > 0 and row["ms_before"] > 0 for row in found["layers"])
+
+
+def test_more_steps_than_epochs_are_refused(source: Path, igcsearch: Run) -> None:
+    refused = igcsearch(
+        "compress", f"{source}:net", "--data", "digits", "--max-macs", "40%", "--steps", "3", "--epochs", "2"
+    )
+    assert refused.status == 2
+    assert "every step needs an epoch" in refused.err
+
+
 def test_weights_of_a_file_under_other_names(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     namespace: dict[str, object] = {}
     exec(SOURCE, namespace)

@@ -12,6 +12,7 @@ from igcsearch.compress.configuration import (
     FILLED,
     Option,
     Table,
+    Times,
     configured,
     local,
     smallest,
@@ -322,3 +323,54 @@ def test_criteria_that_cannot_be():
         criteria(graph, state, "l3")
     with pytest.raises(UsageError, match=r"taylor needs images"):
         criteria(graph, state, "taylor")
+
+
+# ---------------------------------------------------------------- latency
+def timed(found, seed, rest=(1.0, 2.0)):
+    """Made-up milliseconds: now and then slower with more groups, and another order in the other memory format."""
+    rng = np.random.default_rng(seed)
+    rows = [[(rng.uniform(0.2, 1), rng.uniform(0.2, 1)) for _ in table.options] for table in found]
+    return Times(rest, tuple(tuple((float(a), float(b)) for a, b in row) for row in rows))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_limit_on_latency_is_met_at_least_loss(seed):
+    graph = chain([8, 12, 8, 16])
+    found = made_up(graph, seed)
+    times = timed(found, seed)
+    every = list(itertools.product(*(range(len(table.options)) for table in found)))
+    limit = float(np.quantile([times.predicted(each) for each in every], 0.2))
+    macs = int(0.9 * graph.macs)
+    budget = Budget(macs=macs, latency_ms=limit)
+
+    def lost(each):
+        return sum(table.weight * table.options[i].lost for table, i in zip(found, each, strict=True))
+
+    def saved(each):
+        return sum(
+            table.options[0].cost.macs - table.options[i].cost.macs for table, i in zip(found, each, strict=True)
+        )
+
+    inside = [each for each in every if times.predicted(each) <= limit and graph.macs - saved(each) <= macs]
+    full = [each for each in inside if graph.macs - saved(each) >= FILLED * macs]
+    chosen = configured(graph, found, budget, times)
+    picked = [table.options.index(option) for table, option in zip(found, chosen, strict=True)]
+    assert times.predicted(picked) <= limit + 1e-9
+    assert lost(picked) == pytest.approx(min(map(lost, inside)), abs=1e-6) or lost(picked) == pytest.approx(
+        min(map(lost, full)), abs=1e-6
+    )
+    same = uniform(graph, found, budget, times)
+    if same is not None:
+        assert times.predicted([t.options.index(o) for t, o in zip(found, same, strict=True)]) <= limit
+
+
+def test_a_latency_out_of_reach_says_the_fastest():
+    graph = chain([8, 12, 8, 16])
+    found = made_up(graph, 0)
+    times = timed(found, 0)
+    fastest = 1.0 + sum(min(min(pair) for pair in of) for of in times.options)
+    with pytest.raises(UsageError, match=r"within 0\.5 ms") as raised:
+        configured(graph, found, Budget(latency_ms=0.5), times)
+    said = float(re.search(r"takes about ([\d.]+) ms", str(raised.value))[1])
+    assert fastest - 1e-3 <= said
+    assert uniform(graph, found, Budget(latency_ms=0.5), times) is None

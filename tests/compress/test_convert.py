@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from igcsearch.compress.channels import channels_of
-from igcsearch.compress.convert import converted, masked
+from igcsearch.compress.convert import converted, expanded, masked
 from igcsearch.compress.criterion import criteria, groupable
 from igcsearch.compress.orders import Grouped, settle
 from igcsearch.compress.trace import trace
@@ -210,3 +210,19 @@ def test_layers_that_cannot_be_grouped_are_refused(name, source, shape, message)
     layers = [Grouped(name, source, np.ones(shape), 2)]
     with pytest.raises(UsageError, match=message):
         converted(graph, state, channels, layers, settle(channels, layers))
+
+
+@pytest.mark.parametrize("gather", ["tied", "gathered", "some"])
+@pytest.mark.parametrize("seed", range(3))
+def test_expanded_is_dense_again(seed, gather):
+    graph = random_graph(seed)
+    state = weights(graph, seed)
+    channels, layers = channels_of(graph), layers_of(graph, state, gather, seed)
+    made, moved = converted(graph, state, channels, layers, settle(channels, layers, seed=seed, rounds=1, starts=1))
+    dense = expanded(graph, made, moved)
+    assert {name: t.shape for name, t in dense.items()} == {name: t.shape for name, t in state.items()}
+    x = images(graph)
+    assert difference(outputs(graph, dense, x), outputs(made, moved, x)) < 1e-10
+    for layer in layers:
+        zeros = int((dense[f"{layer.name}.weight"] == 0).sum())
+        assert zeros >= dense[f"{layer.name}.weight"].numel() * (layer.groups - 1) // layer.groups

@@ -1,0 +1,108 @@
+"""Training that goes on from given weights, and what is measured on images behind and before it. Floor 7."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..nn.graph import GraphNetwork
+from ..spec.graph import GraphArchitecture
+from ..training import Epoch, ImageData, Recipe, TrainingDiverged, TrainResult, default_recipe, evaluate, train
+from ..training.augment import Normalise
+from ..training.batches import Batches
+from ..wording import clock, percent
+
+LR = 0.05  # a sixth of what trains from scratch
+CALIBRATION = 1024  # training images for gradients
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How to go on training behind the pruning.
+
+    Args:
+        seed: of order and augmentation.
+        entries: of the recipe; None where the default is wanted.
+        device, threads: as `train` takes them.
+    """
+
+    seed: int
+    entries: Mapping[str, Any]
+    device: str = "auto"
+    threads: int | None = None
+
+    def recipe(self, images: ImageData, epochs: int) -> Recipe:
+        """The recipe of so many epochs, or of one where there are none."""
+        entries = {name: value for name, value in self.entries.items() if value is not None}
+        return default_recipe(images, max(epochs, 1), self.seed, **{"lr": LR, **entries})
+
+
+def fine_tune(
+    architecture: GraphArchitecture,
+    state: dict[str, Tensor],
+    images: ImageData,
+    epochs: int,
+    tuning: FineTuning,
+    checkpoint: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainResult:
+    """Train from these weights on; interrupted, the same call goes on from the last whole epoch.
+
+    Args:
+        checkpoint: file; its folder is made.
+        say: is given a line for each epoch.
+
+    Raises:
+        UsageError: training diverged, or a file that cannot be written.
+    """
+    recipe = tuning.recipe(images, epochs)
+
+    def show(epoch: Epoch) -> None:
+        loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
+        right = f"validation {percent(epoch.validation_accuracy)}, {clock(epoch.seconds)}"
+        say(f"epoch {epoch.epoch}/{epochs}: {loss}{right}")
+
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        return train(
+            architecture,
+            images,
+            recipe,
+            device=tuning.device,
+            threads=tuning.threads,
+            checkpoint=checkpoint,
+            on_epoch=show,
+            initial_state=state,
+        )
+    except OSError as error:
+        raise UsageError(f"{checkpoint.parent} cannot be written: {error.strerror}; choose another --out") from None
+    except TrainingDiverged as error:
+        raise UsageError(f"fine-tuning diverged: {error}; try a smaller --lr than {recipe.lr:g}") from None
+
+
+def accuracy(
+    architecture: GraphArchitecture, state: Mapping[str, Tensor], images: ImageData, tuning: FineTuning
+) -> float:
+    """On the test split, a fraction."""
+    network = GraphNetwork(architecture).eval()
+    network.load_state_dict(dict(state))
+    return evaluate(network, images, device=tuning.device, threads=tuning.threads, mean=images.mean, std=images.std)[0]
+
+
+def calibration(images: ImageData) -> list[tuple[Tensor, Tensor]]:
+    """Some training images, normalised, with their labels."""
+    place = torch.device("cpu")
+    normalise = Normalise(images.mean, images.std, place, channels_last=False)
+    found: list[tuple[Tensor, Tensor]] = []
+    with Batches({"train": images.train}, place, 1) as batches:
+        for batch in batches.in_order("train", 128):
+            found.append((normalise(batch.images), batch.labels))
+            if 128 * len(found) >= CALIBRATION:
+                break
+    return found
