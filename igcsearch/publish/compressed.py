@@ -17,7 +17,7 @@ from ..entries import write_entry
 from ..errors import UsageError
 from ..nn.graph import GraphNetwork
 from ..spec.graph import GraphArchitecture
-from ..training import Epoch, ImageData, TrainingDiverged, default_recipe, evaluate, train
+from ..training import Epoch, ImageData, Recipe, TrainingDiverged, TrainResult, default_recipe, evaluate, train
 from ..training.augment import Normalise
 from ..training.batches import Batches
 from ..wording import clock, percent
@@ -43,6 +43,11 @@ class FineTuning:
     entries: Mapping[str, Any]
     device: str = "auto"
     threads: int | None = None
+
+    def recipe(self, images: ImageData) -> Recipe:
+        """The default one for these images, with a smaller step and what `entries` say."""
+        entries = {name: value for name, value in self.entries.items() if value is not None}
+        return default_recipe(images, max(self.epochs, 1), self.seed, **{"lr": LR, **entries})
 
 
 def finish(
@@ -76,32 +81,10 @@ def finish(
         before = accuracy(given.graph, given.state, images, tuning)
         pruned = accuracy(found.architecture, state, images, tuning)
         say(f"test accuracy {percent(before)} dense, {percent(pruned)} pruned")
-        entries = {name: value for name, value in tuning.entries.items() if value is not None}
-        recipe = default_recipe(images, max(tuning.epochs, 1), tuning.seed, **{"lr": LR, **entries})
+        recipe = tuning.recipe(images)
     partial = folder.with_name(folder.name + ".partial")
-    if images is not None and recipe is not None and tuning.epochs:
-
-        def show(epoch: Epoch) -> None:
-            loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
-            right = f"validation {percent(epoch.validation_accuracy)}, {clock(epoch.seconds)}"
-            say(f"epoch {epoch.epoch}/{tuning.epochs}: {loss}{right}")
-
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            result = train(
-                found.architecture,
-                images,
-                recipe,
-                device=tuning.device,
-                threads=tuning.threads,
-                checkpoint=partial / f"checkpoint-{found.architecture.hash}.safetensors",
-                on_epoch=show,
-                initial_state=state,
-            )
-        except OSError as error:
-            raise UsageError(f"{partial} cannot be written: {error.strerror}; choose another --out") from None
-        except TrainingDiverged as error:
-            raise UsageError(f"fine-tuning diverged: {error}; try a smaller --lr than {recipe.lr:g}") from None
+    if images is not None and tuning.epochs:
+        result = fine_tuned(found.architecture, state, images, tuning, partial, say)
         state = result.state_dict
         tuned = accuracy(found.architecture, state, images, tuning)
         run |= {"validation_accuracy": result.validation_accuracy, "seconds": result.seconds}
@@ -139,6 +122,48 @@ def finish(
     write_entry(folder, found.architecture, state, metrics, overwrite=overwrite)
     shutil.rmtree(partial, ignore_errors=True)
     return {**record, "path": str(folder), "layers": found.layers}
+
+
+def fine_tuned(
+    architecture: GraphArchitecture,
+    state: Mapping[str, Tensor],
+    images: ImageData,
+    tuning: FineTuning,
+    partial: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainResult:
+    """Go on training a network from its weights, as `tuning.recipe` says.
+
+    Args:
+        partial: folder of the checkpoint, from which it goes on if it was interrupted.
+        say: is given a line for each epoch.
+
+    Raises:
+        UsageError: training diverged, or a folder that cannot be written.
+    """
+    recipe = tuning.recipe(images)
+
+    def show(epoch: Epoch) -> None:
+        loss = f"loss {epoch.train_loss:.4f}, " if epoch.train_loss is not None else ""
+        right = f"validation {percent(epoch.validation_accuracy)}, {clock(epoch.seconds)}"
+        say(f"epoch {epoch.epoch}/{tuning.epochs}: {loss}{right}")
+
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        return train(
+            architecture,
+            images,
+            recipe,
+            device=tuning.device,
+            threads=tuning.threads,
+            checkpoint=partial / f"checkpoint-{architecture.hash}.safetensors",
+            on_epoch=show,
+            initial_state=dict(state),
+        )
+    except OSError as error:
+        raise UsageError(f"{partial} cannot be written: {error.strerror}; choose another --out") from None
+    except TrainingDiverged as error:
+        raise UsageError(f"fine-tuning diverged: {error}; try a smaller --lr than {recipe.lr:g}") from None
 
 
 def accuracy(
