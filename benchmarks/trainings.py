@@ -63,16 +63,36 @@ def trained(
     """
     of = json.dumps([data.fingerprint, len(data.train), data.image_size, recipe.to_dict(), architecture.hash])
     path = folder / f"{name}-{hashlib.sha256(of.encode()).hexdigest()[:8]}.json"
+    checkpoint = path.with_suffix(".safetensors")
+    row = kept(path, lambda: _trained(architecture, data, recipe, checkpoint, about))
+    checkpoint.unlink(missing_ok=True)
+    return row
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The row in a file; if there is none, it is made now and written."""
     if path.exists():
         return dict(json.loads(path.read_text()))
-    checkpoint = path.with_suffix(".safetensors")
+    row = make()
+    path.with_suffix(".new").write_text(json.dumps(row))
+    path.with_suffix(".new").replace(path)
+    return row
+
+
+def _trained(
+    architecture: Architecture,
+    data: ImageData,
+    recipe: Recipe,
+    checkpoint: Path,
+    about: Callable[[TrainResult], dict[str, Any]],
+) -> dict[str, Any]:
     result = train(architecture, data, recipe, device="cpu", threads=1, checkpoint=checkpoint)
     from igcsearch.nn import build
 
     net = build(result.architecture)
     net.load_state_dict(result.state_dict)
     accuracy, images = evaluate(net, data, device="cpu", threads=1)
-    row = {
+    return {
         "data": data.name,
         "train_images": len(data.train),
         "image_size": data.image_size,
@@ -86,10 +106,6 @@ def trained(
         "seconds": result.seconds,
         **about(result),
     }
-    path.with_suffix(".new").write_text(json.dumps(row))
-    path.with_suffix(".new").replace(path)
-    checkpoint.unlink(missing_ok=True)
-    return row
 
 
 def run_all(

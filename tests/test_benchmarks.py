@@ -1,6 +1,5 @@
 """The benchmarks of execution: each command with a tiny configuration, the rows that other tools read, and what they compare."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -22,13 +21,6 @@ from igcsearch.spec import Problem
 BLOCK_KEYS = {"channels", "branch_widths", "size", "batch", "device", "dtype", "pass"}
 BLOCK_KEYS |= {"stock_ms", "dense_ms", "planned_ms", "plan", "copy_ms"}
 NETWORK_KEYS = {"name", "macs", "params", "batch", "device", "dtype", "images_per_s", "ms"}
-
-
-@pytest.fixture
-def load(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a module of benchmarks/, which is no installed package."""
-    monkeypatch.syspath_prepend(str(root))
-    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 def command(root: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -250,7 +250,7 @@ def compress(
     )
     folder = Path(out or f"{Path(given.name).stem}-{method}").expanduser()
     check_target(folder, overwrite=overwrite)
-    images = None if images is None else _normalised(images, given, mean, std)
+    images = None if images is None else normalised(images, given, mean, std)
     layers = chosen_layers(given.graph, only or (), skip or ())
     say(f"{given.name}: {_cost(given.graph)}; {plural(len(layers), 'layer')} can be given groups")
     clock = Clock(given.graph, given.state) if max_latency else None
@@ -320,7 +320,7 @@ def _images(
     return load_data(options.data_spec(data, root, download, train_images, image_size))
 
 
-def _normalised(images: ImageData, given: Source, mean: str | None, std: str | None) -> ImageData:
+def normalised(images: ImageData, given: Source, mean: str | None, std: str | None) -> ImageData:
     """The images, checked against the network, normalised as it wants them."""
     have = (given.graph.in_channels, given.graph.image_size, given.graph.num_classes)
     want = (images.in_channels, images.image_size, images.num_classes)
