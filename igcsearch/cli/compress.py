@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..training import ImageData
 
 METHODS = ("permute", "auto")
+IMPORTANCES = ("lost", "sensitivity")
 _HOW = "How it compresses"
 
 #: A limit: a share of the network's own cost, or a number.
@@ -42,7 +44,7 @@ def limit(text: str) -> Limit:
     return lambda whole: math.floor(share * whole)
 
 
-def epochs_number(text: str | int) -> int:
+def number_from_0(text: str | int) -> int:
     """A whole number of at least 0."""
     return 0 if str(text).strip() == "0" else parse_size(str(text), "")
 
@@ -95,14 +97,24 @@ def compress(
             rich_help_panel=_HOW,
         ),
     ] = "l2",
-    gathers: Annotated[
-        bool,
+    importance: Annotated[
+        str,
         typer.Option(
-            "--gathers",
-            help="Every grouped layer reads its channels in an order of its own: keeps more, runs slower.",
+            "--importance",
+            metavar="lost|sensitivity",
+            help="What group counts are chosen by: the share of the criterion lost, or the loss's rise, measured on 256 images.",
             rich_help_panel=_HOW,
         ),
-    ] = False,
+    ] = "lost",
+    gathers: Annotated[
+        str,
+        typer.Option(
+            "--gathers",
+            metavar="N|all",
+            help="So many grouped layers read their channels in an order of their own: keeps more, runs slower.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "0",
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,7 +128,7 @@ def compress(
         int,
         typer.Option(
             "--epochs",
-            parser=epochs_number,
+            parser=number_from_0,
             metavar="N",
             help="Of fine-tuning; 0 only prunes and converts.",
             rich_help_panel=options.RECIPE,
@@ -170,21 +182,25 @@ def compress(
     """
     from ..compress.criterion import CRITERIA
 
-    for what, value, known in (("method", method, METHODS), ("criterion", criterion, CRITERIA)):
+    choices = (("method", method, METHODS), ("criterion", criterion, CRITERIA), ("importance", importance, IMPORTANCES))
+    for what, value, known in choices:
         if value not in known:
             raise UsageError(f"unknown {what} {value!r}{near(value, known)}; known: {', '.join(known)}")
     if max_macs is None and max_params is None:
         raise UsageError("no budget: give --max-macs, --max-params or both, as 50% or a number")
-    if data is None and (epochs or criterion == "taylor"):
+    most_gathers = None if gathers.strip() == "all" else number_from_0(gathers)
+    if data is None and (epochs or criterion == "taylor" or importance == "sensitivity"):
         raise UsageError(
-            "fine-tuning and the criterion taylor need images: give --data, or --epochs 0 and --criterion l2"
+            "fine-tuning, the criterion taylor and the importance sensitivity need images: give --data, or --epochs 0, "
+            "--criterion l2 and --importance lost"
         )
     os.environ.update(thread_settings(threads or available_cores()))
     from ..compress.criterion import criteria
     from ..compress.permute import chosen_layers, permute
+    from ..compress.sensitivity import measured
     from ..compress.source import read_source
     from ..entries import check_target
-    from ..publish.compressed import FineTuning, calibration, finish
+    from ..publish.compressed import SENSITIVITY, FineTuning, calibration, finish
     from ..spec import Budget
 
     if out:
@@ -208,16 +224,32 @@ def compress(
     )
     layers = chosen_layers(given.graph, only or (), skip or ())
     say(f"{given.name}: {_cost(given.graph)}; {plural(len(layers), 'layer')} can be given groups")
+    if twice := [node.name for node in given.graph.nodes if node.shares is not None]:
+        say(
+            f"left dense, as their weights are those of another layer or call: {', '.join(twice)}, and what they share with"
+        )
     worth = criteria(
         given.graph, given.state, criterion, calibration(images) if images and criterion == "taylor" else ()
     )
+    measure = None
+    if images and importance == "sensitivity":
+        chosen = calibration(images, SENSITIVITY)
+        measure = partial(measured, graph=given.graph, state=given.state, batches=chosen, device=device, say=say)
     found = permute(
-        given.graph, given.state, {name: worth[name] for name in layers}, budget, gathers=gathers, seed=seed
+        given.graph,
+        given.state,
+        {name: worth[name] for name in layers},
+        budget,
+        gathers=most_gathers,
+        seed=seed,
+        measure=measure,
     )
-    origin = {"source": Path(source).name, "method": method, "criterion": criterion, "budget": budget.to_dict()}
+    origin: dict[str, object] = {"source": Path(source).name, "method": method, "criterion": criterion}
+    origin |= {"importance": importance, "budget": budget.to_dict()}
     say(
         f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
     )
+    say(f"kept with gathers: {', '.join(f'{number}: {percent(share)}' for number, share in found.tradeoff)}")
     entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
     tuning = FineTuning(epochs, seed, {**entries, "precision": precision}, device, threads)
     record = finish(given, found, images, folder, tuning, overwrite=overwrite, origin=origin, say=say)

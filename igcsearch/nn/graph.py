@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from ..spec.graph import INPUT, GraphArchitecture
+from ..spec.graph import INPUT, GraphArchitecture, Node
 from ..spec.operations import (
     Activation,
     AdaptivePool,
@@ -27,6 +27,7 @@ from ..spec.operations import (
     Operation,
     Pad,
     Slice,
+    Unflatten,
     Window,
 )
 from .base import Network
@@ -106,22 +107,26 @@ class GraphNetwork(Network):
     def _run(self, x_NCHW: Tensor, features: bool) -> Tensor:
         """Node after node; what no later node reads is let go at once."""
         made = {INPUT: x_NCHW}
-        nodes = self.architecture.nodes
+        *nodes, last = self.architecture.nodes
         for node in nodes:
-            inputs = [made[name] for name in node.reads]
-            if features and node is nodes[-1]:
-                return inputs[0]
-            for name in set(node.reads):
-                if self._last[name] == node.name:
-                    del made[name]
-            operation = node.operation
-            if type(operation) in _FUNCTIONS:
-                made[node.name] = _FUNCTIONS[type(operation)](operation, inputs)
-            else:
-                made[node.name] = self.layer(node.name)(inputs[0])
-            if node.name not in self._last:
-                del made[node.name]
-        return made[nodes[-1].name]
+            self.step(node, made)
+        if not features:
+            self.step(last, made)
+        return made[last.reads[0] if features else last.name]
+
+    def step(self, node: Node, made: dict[str, Tensor]) -> None:
+        """Compute one node: `made` holds what earlier ones gave, by name, and loses what no later node reads."""
+        inputs = [made[name] for name in node.reads]
+        for name in set(node.reads):
+            if self._last[name] == node.name:
+                del made[name]
+        operation = node.operation
+        if type(operation) in _FUNCTIONS:
+            made[node.name] = _FUNCTIONS[type(operation)](operation, inputs)
+        else:
+            made[node.name] = self.layer(node.name)(inputs[0])
+        if node.name not in self._last:
+            del made[node.name]
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fresh weights: convolutions normal of variance 2 / fan_in, linear layers uniform within 1 / sqrt(fan_in), norms 1, 0."""
@@ -267,6 +272,7 @@ _FUNCTIONS: dict[type[Operation], Callable[..., Tensor]] = {
     Slice: _slice,
     Pad: _pad,
     Flatten: lambda operation, inputs: inputs[0].flatten(1),
+    Unflatten: lambda operation, inputs: inputs[0][:, :, None, None],
 }
 
 
