@@ -16,6 +16,7 @@ def single(state):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [*QUICK, *LONG])
 def test_half_of_the_multiply_adds(name, monkeypatch):
     traced = trace(named(name), 64)
