@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..training import ImageData
 
 METHODS = ("permute", "auto")
+IMPORTANCES = ("lost", "sensitivity")
 _HOW = "How it compresses"
 
 
@@ -66,7 +68,7 @@ def _share(text: str, example: str) -> Limit | None:
     return Limit(share, None)
 
 
-def epochs_number(text: str | int) -> int:
+def number_from_0(text: str | int) -> int:
     """A whole number of at least 0."""
     return 0 if str(text).strip() == "0" else parse_size(str(text), "")
 
@@ -128,14 +130,24 @@ def compress(
             rich_help_panel=_HOW,
         ),
     ] = "l2",
-    gathers: Annotated[
-        bool,
+    importance: Annotated[
+        str,
         typer.Option(
-            "--gathers",
-            help="Every grouped layer reads its channels in an order of its own: keeps more, runs slower.",
+            "--importance",
+            metavar="lost|sensitivity",
+            help="What group counts are chosen by: the share of the criterion lost, or the loss's rise, measured on 256 images.",
             rich_help_panel=_HOW,
         ),
-    ] = False,
+    ] = "lost",
+    gathers: Annotated[
+        str,
+        typer.Option(
+            "--gathers",
+            metavar="N|all",
+            help="So many grouped layers read their channels in an order of their own: keeps more, runs slower.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "0",
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -149,7 +161,7 @@ def compress(
         int,
         typer.Option(
             "--epochs",
-            parser=epochs_number,
+            parser=number_from_0,
             metavar="N",
             help="Of fine-tuning; 0 only prunes and converts.",
             rich_help_panel=options.RECIPE,
@@ -213,14 +225,17 @@ def compress(
     """
     from ..compress.criterion import CRITERIA
 
-    for what, value, known in (("method", method, METHODS), ("criterion", criterion, CRITERIA)):
+    choices = (("method", method, METHODS), ("criterion", criterion, CRITERIA), ("importance", importance, IMPORTANCES))
+    for what, value, known in choices:
         if value not in known:
             raise UsageError(f"unknown {what} {value!r}{near(value, known)}; known: {', '.join(known)}")
     if max_macs is None and max_params is None and max_latency is None:
         raise UsageError("no budget: give --max-macs, --max-params, --max-latency or several, as 50% or a number")
-    if data is None and (epochs or criterion == "taylor"):
+    most_gathers = None if gathers.strip() == "all" else number_from_0(gathers)
+    if data is None and (epochs or criterion == "taylor" or importance == "sensitivity"):
         raise UsageError(
-            "fine-tuning and the criterion taylor need images: give --data, or --epochs 0 and --criterion l2"
+            "fine-tuning, the criterion taylor and the importance sensitivity need images: give --data, or --epochs 0, "
+            "--criterion l2 and --importance lost"
         )
     if steps > 1 and epochs < steps:
         raise UsageError(f"--steps {steps} with --epochs {epochs}: every step needs an epoch; raise --epochs")
@@ -228,11 +243,12 @@ def compress(
     from ..compress.criterion import criteria
     from ..compress.latency import Clock
     from ..compress.permute import chosen_layers, permute
+    from ..compress.sensitivity import measured
     from ..compress.source import read_source
     from ..entries import check_target
     from ..publish.compressed import finish, partial_folder
     from ..publish.pruned import falling, pruned
-    from ..publish.tuning import FineTuning, calibration
+    from ..publish.tuning import SENSITIVITY, FineTuning, calibration
     from ..report import write_compression_page
     from ..spec import Budget
 
@@ -253,6 +269,10 @@ def compress(
     images = None if images is None else normalised(images, given, mean, std)
     layers = chosen_layers(given.graph, only or (), skip or ())
     say(f"{given.name}: {_cost(given.graph)}; {plural(len(layers), 'layer')} can be given groups")
+    if twice := [node.name for node in given.graph.nodes if node.shares is not None]:
+        say(
+            f"left dense, as their weights are those of another layer or call: {', '.join(twice)}, and what they share with"
+        )
     clock = Clock(given.graph, given.state) if max_latency else None
     budget = Budget(
         params=None if max_params is None else math.floor(max_params.of(given.graph.params)),
@@ -263,7 +283,11 @@ def compress(
     def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
         worth = criteria(graph, state, criterion, calibration(images) if images and criterion == "taylor" else ())
         chosen = {name: worth[name] for name in layers}
-        return permute(graph, state, chosen, inside, gathers=gathers, seed=seed, clock=clock)
+        measure = None
+        if images and importance == "sensitivity":
+            batches = calibration(images, SENSITIVITY)
+            measure = partial(measured, graph=graph, state=state, batches=batches, device=device, say=say)
+        return permute(graph, state, chosen, inside, gathers=most_gathers, seed=seed, clock=clock, measure=measure)
 
     limits = [None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)]
     of_images = None if images is None else images.fingerprint
@@ -271,16 +295,17 @@ def compress(
     tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads)
     budgets = falling(given.graph, budget, steps, None if clock is None else clock.dense_ms)
     before_last = [epochs // steps] * (steps - 1)
-    how = [criterion, layers, gathers, seed, limits, of_images]
-    partial = partial_folder(folder)
-    found, done = pruned(given, prune, budgets, before_last, images, partial, tuning, how=how, say=say)
+    how = [criterion, importance, layers, most_gathers, seed, limits, of_images]
+    partly = partial_folder(folder)
+    found, done = pruned(given, prune, budgets, before_last, images, partly, tuning, how=how, say=say)
     origin = {
-        **{"source": Path(source).name, "method": method, "criterion": criterion, "budget": done[-1]["budget"]},
-        "command_line": command_line(),
+        **{"source": Path(source).name, "method": method, "criterion": criterion, "importance": importance},
+        **{"budget": done[-1]["budget"], "command_line": command_line()},
     }
     say(
         f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
     )
+    say(f"kept with gathers: {', '.join(f'{number}: {percent(share)}' for number, share in found.tradeoff)}")
     last = epochs - sum(before_last)
     record = finish(given, found, images, folder, tuning, last, steps=done, overwrite=overwrite, origin=origin, say=say)
     page = write_compression_page(folder, record)

@@ -64,6 +64,11 @@ class Call:
         return self.values[self.tensors[0]].shape
 
 
+def call_key(node: fx.Node) -> Any:
+    """What `CALLS` has for a function or a method of fx."""
+    return f".{node.target}" if node.op == "call_method" else node.target
+
+
 def _flat(given: Any) -> list[Any]:
     if isinstance(given, list | tuple):
         return [item for each in given for item in _flat(each)]
@@ -266,11 +271,15 @@ def _hardtanh_call(call: Call) -> Operations:
 
 
 _ADD, _MULTIPLY = _elementwise(Add()), _elementwise(Multiply())
+_ADDS = (operator.add, operator.iadd, torch.add, ".add", ".add_")
+_MULTIPLIES = (operator.mul, operator.imul, torch.mul, torch.multiply, ".mul", ".mul_")
+#: What spreads a map of one pixel over the other map.
+SPREADING = {*_ADDS, *_MULTIPLIES}
 
 #: By function, or "." and the name of a method.
 CALLS: dict[Any, Callable[[Call], Operations]] = {
-    **dict.fromkeys([operator.add, operator.iadd, torch.add, ".add", ".add_"], _ADD),
-    **dict.fromkeys([operator.mul, operator.imul, torch.mul, torch.multiply, ".mul", ".mul_"], _MULTIPLY),
+    **dict.fromkeys(_ADDS, _ADD),
+    **dict.fromkeys(_MULTIPLIES, _MULTIPLY),
     **dict.fromkeys([torch.cat, torch.concat, torch.concatenate], _cat),
     **dict.fromkeys([torch.mean, ".mean"], _mean),
     **dict.fromkeys([F.relu, F.relu_, torch.relu, torch.relu_, ".relu", ".relu_"], _activates("relu")),

@@ -1,8 +1,8 @@
 """How many groups each layer gets: least is lost inside a budget on parameters and multiply-adds. Floor 6.
 
-A table says for each layer and group count what is lost and what it costs; choosing one row a layer is a multiple-choice knapsack
-(spec/knapsack.py), solved exactly. What is lost is found for each layer alone; agreeing on the order of channels (orders.py) comes
-afterwards, and what is lost then is what counts.
+A table says for each layer and group count what is lost (or what that does to the loss, where it was measured) and what it costs;
+choosing one row a layer is a multiple-choice knapsack (spec/knapsack.py), solved exactly. What is lost is found for each layer
+alone; agreeing on the order of channels (orders.py) comes afterwards, and what is lost then is what counts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class Option:
         lost: share of its criterion that is cut, its orders chosen for it alone.
         cost: of the layer.
         alone: those orders, (rows, columns).
+        harm: what the layer so cut does to the network, where it was measured (sensitivity.py).
     """
 
     groups: int
     lost: float
     cost: Cost
     alone: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    harm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Table:
     criterion: Matrix
     options: tuple[Option, ...]
     weight: float = 1.0
+
+    def harm(self, option: Option) -> float:
+        """What configurations minimise the sum of: what was measured, else the lost share by its weight."""
+        return self.weight * option.lost if option.harm is None else option.harm
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def configured(
     fixed = _fixed(graph, found)
     names = [name for name in ("params", "macs") if getattr(budget, name) is not None]
     limits = [getattr(budget, name) - getattr(fixed, name) for name in names]
-    values = [[-table.weight * option.lost for option in table.options] for table in found]
+    values = [[-table.harm(option) for option in table.options] for table in found]
     costs = [[[getattr(option.cost, name) for name in names] for option in table.options] for table in found]
     chosen: list[list[int]] = []
     if budget.latency_ms is None or times is None:
@@ -207,7 +213,7 @@ def local(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> l
             here = table.options[at[number]]
             for further in range(at[number] + 1, len(table.options)):
                 saved = excess - over(_exchanged(now, here, table.options[further]))
-                lost = table.weight * (table.options[further].lost - here.lost)
+                lost = table.harm(table.options[further]) - table.harm(here)
                 if saved > 0 and (best is None or lost / saved < best[0]):
                     best = (lost / saved, number, further)
         if best is None:
@@ -216,7 +222,7 @@ def local(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> l
     now, moved = _sum(fixed, chosen()), True
     while moved:
         moved = False
-        for number in sorted(range(len(found)), key=lambda n: -found[n].weight * found[n].options[at[n]].lost):
+        for number in sorted(range(len(found)), key=lambda n: -found[n].harm(found[n].options[at[n]])):
             for fewer in range(at[number]):
                 other = _exchanged(now, found[number].options[at[number]], found[number].options[fewer])
                 if budget.admits(*other):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
@@ -21,10 +22,14 @@ def masked(state: Mapping[str, Tensor], orders: Orders) -> dict[str, Tensor]:
     """The state dict with zeros where a kernel joins channels of different groups."""
     result = dict(state)
     for name, rows in orders.rows.items():
-        inside = torch.from_numpy(rows[:, None] == orders.columns[name])
-        weight = result[f"{name}.weight"]
-        result[f"{name}.weight"] = weight * inside[:, :, None, None].to(weight.dtype)
+        result[f"{name}.weight"] = cut(result[f"{name}.weight"], rows, orders.columns[name])
     return result
+
+
+def cut(weight: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:
+    """A weight (out, in, rows, columns) with zeros where the groups of the output channel and of the input channel differ."""
+    inside = torch.from_numpy(rows[:, None] == columns)
+    return weight * inside[:, :, None, None].to(weight)
 
 
 def converted(

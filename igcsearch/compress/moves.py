@@ -11,12 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from ..spec.operations import Flatten, Gather, Operation, Slice
-from .calls import UnknownCallError
+from ..spec.operations import Flatten, Gather, Operation, Slice, Unflatten
+from .calls import SPREADING, UnknownCallError, call_key
 
 _METHODS = {
     *("view", "reshape", "permute", "transpose", "flatten", "contiguous", "chunk", "split", "squeeze", "unsqueeze"),
-    *("clone", "detach", "to", "float", "narrow", "unflatten", "swapaxes", "swapdims", "movedim"),
+    *(
+        "clone",
+        "detach",
+        "to",
+        "float",
+        "narrow",
+        "unflatten",
+        "swapaxes",
+        "swapdims",
+        "movedim",
+        "expand",
+        "expand_as",
+    ),
 }
 _FUNCTIONS = {
     *(torch.reshape, torch.permute, torch.transpose, torch.flatten, torch.chunk, torch.split, torch.squeeze),
@@ -50,6 +62,8 @@ def moved(traced: fx.GraphModule, chain: Sequence[fx.Node], values: dict[fx.Node
     found, shape = numbers.numpy(), tuple(source.shape)
     if found.shape == shape and (found == np.arange(found.size).reshape(shape)).all():
         return []
+    if found.size > source.numel() and _is_spread(found, shape) and all(map(_spreads, chain[-1].users)):
+        return []  # what reads it spreads it by itself
     if not (found[1:] - found[:-1] == int(np.prod(shape[1:]))).all():
         raise UnknownCallError(f"a move between images ({chain[-1].format_node()})")
     first, size = found[0], shape[1:]
@@ -63,9 +77,25 @@ def moved(traced: fx.GraphModule, chain: Sequence[fx.Node], values: dict[fx.Node
             if len(size) == 3 and (first == np.arange(first.size)).all() and first.size == np.prod(size)
             else None
         )
+    if first.ndim == 3 and len(size) == 1 and first.shape[1:] == (1, 1):
+        part = _of_maps(first, (*size, 1, 1))
+        whole = len(first) == size[0] and (first[:, 0, 0] == np.arange(len(first))).all()
+        return [Unflatten()] if whole else part and [*part, Unflatten()]
     if first.ndim != len(size):
         return None
     return _of_maps(first, size)
+
+
+def _is_spread(found: Any, shape: tuple[int, ...]) -> bool:
+    """True if the numbered (N, C, 1, 1), which `shape` is, stand at every pixel of a map."""
+    numbers = np.arange(int(np.prod(shape))).reshape(shape)
+    return found.ndim == 4 and shape[2:] == (1, 1) and found.shape[:2] == shape[:2] and bool((found == numbers).all())
+
+
+def _spreads(node: fx.Node) -> bool:
+    """True for a call that adds or multiplies, with another tensor that is not spread itself."""
+    others = [each for each in node.all_input_nodes if str(each.target) not in ("expand", "expand_as")]
+    return call_key(node) in SPREADING and bool(others)
 
 
 def _of_maps(first: Any, size: tuple[int, ...]) -> list[Operation] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,8 +19,9 @@ from .channels import channels_of
 from .configuration import Option, Table, Times, configured, tables, uniform
 from .convert import converted, masked
 from .criterion import Matrix, groupable
+from .gathers import settled
 from .latency import Clock
-from .orders import Grouped, Orders, settle
+from .orders import Grouped, Orders
 from .trace import TOLERANCE
 
 LATENCY_TRIES = 5  # of ever smaller limits on predicted latency
@@ -36,7 +37,9 @@ class Permuted:
         gathers: that deployment needs beside those of the network itself.
         difference: largest between the masked and the deployed network's outputs, as a share of the largest.
         layers: for each layer that could be grouped its name, channels, groups, kept share and multiply-adds before and now.
-        configuration: exact, or uniform where that keeps more.
+        configuration: exact, or uniform where that keeps more (does less harm, where harm was measured).
+        tradeoff: pairs of a number of gathers and the share kept with so many: none, 1, 2, 4 ..., all that gain. Of those with
+            more gathers than there are, what is kept at least.
     """
 
     architecture: GraphArchitecture
@@ -46,6 +49,7 @@ class Permuted:
     difference: float
     layers: list[dict[str, Any]]
     configuration: str
+    tradeoff: list[tuple[int, float]]
 
 
 def chosen_layers(graph: GraphArchitecture, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
@@ -73,30 +77,36 @@ def permute(
     criteria: Mapping[str, Matrix],
     budget: Budget,
     *,
-    gathers: bool = False,
+    gathers: int | None = 0,
     seed: int = 0,
     clock: Clock | None = None,
+    measure: Callable[[Sequence[Table]], Sequence[Table]] | None = None,
 ) -> Permuted:
     """Group a network's layers so that it is inside the budget and little of the criterion is lost.
 
     Args:
         criteria: of the layers to group, by name; see `criterion.criteria`.
-        gathers: give every grouped layer an order of its own for its input: more is kept, each costs a gather.
+        gathers: so many grouped layers, those that gain most, get an order of their own for their input; None: all that gain.
         seed: of the search for orders.
         clock: of a limit on latency. What comes out is measured against the dense network, in turn; while it is slower than the
             limit, the prediction is held against a smaller one.
+        measure: gives the tables with the harm of their options, which is minimised then (`sensitivity.measured`); without it the
+            lost share is.
 
     Raises:
         UsageError: a budget that no group counts meet; says the smallest.
     """
-    found = tables(graph, criteria)
+    found: Sequence[Table] = tables(graph, criteria)
+    if measure is not None:
+        found = measure(found)
+    harmful = measure is not None
     if clock is None or budget.latency_ms is None:
-        return _permuted(graph, state, found, budget, None, gathers, seed)
+        return _permuted(graph, state, found, budget, None, gathers, seed, harmful)
     times, limit = clock.times(found), budget.latency_ms
     made = None
     for _ in range(LATENCY_TRIES):
         try:
-            made = _permuted(graph, state, found, replace(budget, latency_ms=limit), times, gathers, seed)
+            made = _permuted(graph, state, found, replace(budget, latency_ms=limit), times, gathers, seed, harmful)
         except UsageError:
             if made is None:
                 raise
@@ -114,46 +124,58 @@ def permute(
 def _permuted(
     graph: GraphArchitecture,
     state: Mapping[str, Tensor],
-    found: list[Table],
+    found: Sequence[Table],
     budget: Budget,
     times: Times | None,
-    gathers: bool,
+    gathers: int | None,
     seed: int,
+    harmful: bool,
 ) -> Permuted:
+    """Args as `permute`; harmful: the summed harm decides between exact and uniform group counts, else what is kept in the end."""
+    ways: dict[str, list[Option] | None] = {
+        "exact": configured(graph, found, budget, times),
+        "uniform": uniform(graph, found, budget, times),
+    }
+    chosen = {way: list(zip(found, options, strict=True)) for way, options in ways.items() if options is not None}
+    if harmful:
+        way = min(chosen, key=lambda way: sum(table.harm(option) for table, option in chosen[way]))
+        chosen = {way: chosen[way]}
     channels = channels_of(graph)
-    best: tuple[float, str, list[Grouped], Orders] | None = None
-    ways: list[tuple[str, list[Option] | None]] = [
-        ("exact", configured(graph, found, budget, times)),
-        ("uniform", uniform(graph, found, budget, times)),
-    ]
-    for way, options in ways:
-        if options is None:
-            continue
-        layers = [
-            _grouped(table, option, gathers) for table, option in zip(found, options, strict=True) if option.groups > 1
-        ]
-        orders = settle(channels, layers, seed=seed) if layers else Orders(channels.same(), {}, {}, {}, {})
-        lost = sum(table.weight * (1 - orders.kept.get(table.name, 1.0)) for table in found)
-        if best is None or lost < best[0]:
-            best = (lost, way, layers, orders)
-    assert best is not None
-    lost, way, layers, orders = best
+    every = {}
+    for way, pairs in chosen.items():
+        layers = [_grouped(table, option) for table, option in pairs if option.groups > 1]
+        every[way] = settled(channels, layers, gathers, seed=seed)
+    lost = {
+        way: sum(table.weight * (1 - each.orders.kept.get(table.name, 1.0)) for table in found)
+        for way, each in every.items()
+    }
+    way = min(lost, key=lambda way: lost[way])
+    layers, orders, kept = every[way].layers, every[way].orders, every[way].kept
     architecture, weights = converted(graph, state, channels, layers, orders)
     before = sum(isinstance(node.operation, Gather) for node in graph.nodes)
+    whole = sum(table.weight for table in found)
     return Permuted(
         architecture,
         weights,
-        1.0 - lost / sum(table.weight for table in found),
+        1.0 - lost[way] / whole,
         sum(isinstance(node.operation, Gather) for node in architecture.nodes) - before,
         _difference(graph, masked(state, orders), architecture, weights),
         [_row(graph, architecture, table, orders) for table in found],
         way,
+        _tradeoff(kept, sum(layer.gather for layer in layers), lost[way], whole),
     )
 
 
-def _grouped(table: Table, option: Option, gathers: bool) -> Grouped:
+def _tradeoff(kept: Sequence[float], gathers: int, lost: float, whole: float) -> list[tuple[int, float]]:
+    """A few of the pairs; `kept`: by the number of gathers, in units of `whole`, of which `lost` is lost with that many."""
+    last = len(kept) - 1
+    numbers = {0, gathers, last, *(2**power for power in range(last.bit_length()) if 2**power < last)}
+    return [(number, 1.0 - (lost + kept[gathers] - kept[number]) / whole) for number in sorted(numbers)]
+
+
+def _grouped(table: Table, option: Option) -> Grouped:
     weight = table.weight / max(float(table.criterion.sum()), 1e-300)
-    return Grouped(table.name, table.source, table.criterion, option.groups, weight, gathers, option.alone)
+    return Grouped(table.name, table.source, table.criterion, option.groups, weight, alone=option.alone)
 
 
 def _row(graph: GraphArchitecture, made: GraphArchitecture, table: Table, orders: Orders) -> dict[str, Any]:

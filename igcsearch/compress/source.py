@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..entries import Entry, create_model, find_model
 from ..errors import UsageError, near
 from ..spec.graph import GraphArchitecture
-from .trace import trace
+from .trace import check_finite, trace
 
 PICKLES = (".pt", ".pth", ".th", ".tar", ".bin", ".pkl", ".pickle", ".ckpt")
 SHOWN = 3  # names that an error lists
@@ -99,6 +99,7 @@ def _entry(text: str, weights: str) -> Source:
     network = create_model(found.path, pretrained=True).set_execution("plain")
     mean, std = (tuple(found.metrics[key]) if found.metrics.get(key) else None for key in ("mean", "std"))
     if isinstance(network.architecture, GraphArchitecture):
+        check_finite(network.state_dict())
         return Source(found.name, network.architecture, dict(network.state_dict()), mean, std)
     architecture = network.architecture
     traced = trace(network, architecture.image_size, architecture.in_channels, family=architecture.family)
@@ -186,10 +187,13 @@ def _load(module: nn.Module, file: str, names: dict[str, str]) -> None:
     for key, tensor in tensors.items():
         prefix = max((p for p in names if key.startswith(p)), key=len, default="")
         renamed[names[prefix] + key[len(prefix) :] if prefix else key] = tensor
-    wanted = module.state_dict()
+    wanted = module.state_dict(keep_vars=True)
+    given = {id(wanted[key]): renamed[key] for key in wanted if key in renamed}
     for key in wanted:
         if key.endswith("num_batches_tracked"):
             renamed.setdefault(key, torch.tensor(0))
+        elif id(wanted[key]) in given:  # safetensors hold a tensor of two names once
+            renamed.setdefault(key, given[id(wanted[key])])
     wrong = [f"{key} is missing" for key in wanted if key not in renamed]
     wrong += [f"{key} does not belong to it" for key in renamed if key not in wanted]
     for key in wanted:

@@ -7,6 +7,7 @@ has no such operation is an error that names it and the module it stands in. The
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from ..errors import UsageError
 from ..nn.graph import GraphNetwork
 from ..spec.graph import INPUT, GraphArchitecture, Node
 from ..spec.operations import OPERATIONS, Operation
-from .calls import CALLS, CALLS_BY_NAME, MODULES, Call, UnknownCallError
+from .calls import CALLS, CALLS_BY_NAME, MODULES, Call, UnknownCallError, call_key
 from .moves import moved, only_moves
 
 #: Largest difference of outputs that is rounding, as a share of the largest output.
@@ -45,11 +46,7 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
             output that is not one tensor of logits.
     """
     module = copy.deepcopy(module).cpu().eval()
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UsageError(
-                f"{name} of the network holds values that are not finite; give weights without NaN and infinities"
-            )
+    check_finite(module.state_dict())
     kind = next((p.dtype for p in module.parameters()), torch.float32)
     images = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(kind)
     traced = _symbolic(module)
@@ -78,6 +75,15 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
             "tracing does not see, such as chance, a branch on the images' values, or += on a tensor with a second name"
         )
     return Traced(architecture, network.state_dict(), difference)
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Raise a UsageError that names the tensor if one of a state dict holds NaN or an infinity."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UsageError(
+                f"{name} of the network holds values that are not finite; give weights without NaN and infinities"
+            )
 
 
 class _Tracer(fx.Tracer):
@@ -156,7 +162,8 @@ class _Builder:
         self.made: dict[str, Node] = {}
         self.names: dict[fx.Node, str] = {}  # of what is a node of the graph
         self.chains: dict[fx.Node, list[fx.Node]] = {}  # of what was only moved since then
-        self.first: dict[int, str] = {}  # the node of each module that was called
+        self.first: dict[frozenset[int], str] = {}  # the node of each module that was called, by its tensors
+        self.owner: dict[int, str] = {}  # the node of each parameter
         self.paths = {node.target for node in traced.graph.nodes if node.op == "call_module"}
 
     def nodes(self, output: fx.Node) -> tuple[list[Node], dict[str, str]]:
@@ -203,17 +210,30 @@ class _Builder:
             handler = MODULES.get(type(module))
             if handler is None:
                 raise UnknownCallError(type(module).__name__)
-            before, path = self.first.get(id(module)), str(node.target)
+            path = str(node.target)
             *extra, operation = handler(module, call)
             for each in extra:
                 reads = (self._add(f"{path}_before", each, reads),)
-            stateful = bool(module.state_dict())
-            shares = before if stateful else None
-            reads = (self._add(path if before is None else f"{path}_again", operation, reads, shares),)
-            self.first.setdefault(id(module), reads[0])
-            if stateful and shares is None:
+            shares = self._shared(module, operation)
+            name = f"{path}_again" if path in self.made else path
+            reads = (self._add(name, operation, reads, shares),)
+            if module.state_dict() and shares is None:
                 sources[reads[0]] = path
+                self.first[_tensors(module)] = reads[0]
+                self.owner |= {id(each): reads[0] for each in module.parameters()}
         self.names[node] = reads[0]
+
+    def _shared(self, module: nn.Module, operation: Operation) -> str | None:
+        """The node that has this module's tensors: of its first call, or of another module that holds the same ones."""
+        before = self.first.get(_tensors(module))
+        for name, parameter in module.named_parameters():
+            if (owner := self.owner.get(id(parameter))) is not None and before is None:
+                raise UsageError(
+                    f"it shares its {name} with {owner!r}, but not all; share every tensor of the two or none"
+                )
+        if before is not None and self.made[before].operation != operation:
+            raise UsageError(f"it shares its tensors with {before!r}, but works in another way; give it its own")
+        return before
 
     def _follow(self, node: fx.Node) -> None:
         """After a call that worked in place: what was changed is known as what the call gives, or not at all."""
@@ -266,10 +286,14 @@ class _Builder:
         return f"{_call_name(node)} in " + (f"module {path!r}" if path else "the network's forward")
 
 
+def _tensors(module: nn.Module) -> frozenset[int]:
+    """What tells modules apart that hold other tensors."""
+    return frozenset(map(id, (*module.parameters(), *module.buffers())))
+
+
 def _called(node: fx.Node) -> Any:
     """The handler of a function or method."""
-    key = f".{node.target}" if node.op == "call_method" else node.target
-    handler = CALLS.get(key) or CALLS_BY_NAME.get(_call_name(node))
+    handler = CALLS.get(call_key(node)) or CALLS_BY_NAME.get(_call_name(node))
     if handler is None:
         raise UnknownCallError(_call_name(node))
     return handler

@@ -26,6 +26,7 @@ from ..spec.operations import (
     Operation,
     Pad,
     Slice,
+    Unflatten,
     Window,
 )
 from .base import Network
@@ -115,18 +116,22 @@ class GraphNetwork(Network):
     def _run(self, x_NCHW: Tensor, features: bool) -> Tensor:
         """Node after node; what no later node reads is let go at once."""
         made = {INPUT: x_NCHW}
-        nodes = self.architecture.nodes
+        *nodes, last = self.architecture.nodes
         for node in nodes:
-            inputs = [made[name] for name in node.reads]
-            if features and node is nodes[-1]:
-                return inputs[0]
-            for name in set(node.reads):
-                if self._last[name] == node.name:
-                    del made[name]
-            made[node.name] = self.operate(node, inputs)
-            if node.name not in self._last:
-                del made[node.name]
-        return made[nodes[-1].name]
+            self.step(node, made)
+        if not features:
+            self.step(last, made)
+        return made[last.reads[0] if features else last.name]
+
+    def step(self, node: Node, made: dict[str, Tensor]) -> None:
+        """Compute one node: `made` holds what earlier ones gave, by name, and loses what no later node reads."""
+        inputs = [made[name] for name in node.reads]
+        for name in set(node.reads):
+            if self._last[name] == node.name:
+                del made[name]
+        made[node.name] = self.operate(node, inputs)
+        if node.name not in self._last:
+            del made[node.name]
 
     def operate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """What a node makes of what it reads."""
@@ -279,6 +284,7 @@ _FUNCTIONS: dict[type[Operation], Callable[..., Tensor]] = {
     Slice: _slice,
     Pad: _pad,
     Flatten: lambda operation, inputs: inputs[0].flatten(1),
+    Unflatten: lambda operation, inputs: inputs[0][:, :, None, None],
 }
 
 

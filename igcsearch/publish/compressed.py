@@ -77,6 +77,7 @@ def finish(
         "macs_before": given.graph.macs,
         "kept": found.kept,
         "gathers": found.gathers,
+        "tradeoff": found.tradeoff,
         "accuracy_before": before,
         "accuracy_pruned": pruned,
         "accuracy_finetuned": tuned,

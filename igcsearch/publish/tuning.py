@@ -20,6 +20,7 @@ from ..wording import clock, percent
 
 LR = 0.05  # a sixth of what trains from scratch
 CALIBRATION = 1024  # training images for gradients
+SENSITIVITY = 256  # training images for losses, of which there are many
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,20 @@ def accuracy(
     return evaluate(network, images, device=tuning.device, threads=tuning.threads, mean=images.mean, std=images.std)[0]
 
 
-def calibration(images: ImageData) -> list[tuple[Tensor, Tensor]]:
-    """Some training images, normalised, with their labels."""
+def calibration(images: ImageData, count: int = CALIBRATION) -> list[tuple[Tensor, Tensor]]:
+    """About so many training images at random, normalised, with their labels; all where there are fewer.
+
+    Raises:
+        UsageError: there are no training images.
+    """
+    if not len(images.train):
+        raise UsageError(f"data {images.name} has no training images to measure on; give some, or --criterion l2")
     place = torch.device("cpu")
     normalise = Normalise(images.mean, images.std, place, channels_last=False)
     found: list[tuple[Tensor, Tensor]] = []
     with Batches({"train": images.train}, place, 1) as batches:
-        for batch in batches.in_order("train", 128):
+        for batch in batches.training("train", 128, 0, 0):
             found.append((normalise(batch.images), batch.labels))
-            if 128 * len(found) >= CALIBRATION:
+            if sum(len(labels) for _, labels in found) >= count:
                 break
     return found

@@ -1,7 +1,7 @@
 """The closed list of operations that a network of the kind `graph` is made of: shapes, parameters, multiply-adds. Floor 0.
 
 Semantics are torch's (torch.nn of the same name unless said otherwise). Shapes are of one image: (C, H, W), or (F,) behind
-`Flatten`. Every field is in the JSON form under its name, left out at its default.
+`Flatten` until an `Unflatten`. Every field is in the JSON form under its name, left out at its default.
 """
 
 from __future__ import annotations
@@ -347,6 +347,19 @@ class Flatten(Operation):
 
 
 @dataclass(frozen=True)
+class Unflatten(Operation):
+    """(F,) to (F, 1, 1): features as a map of one pixel, which a multiplication spreads."""
+
+    op: ClassVar[str] = "unflatten"
+
+    def shape(self, *shapes: Shape) -> Shape:
+        """(F,) to (F, 1, 1)."""
+        if len(shapes[0]) != 1:
+            raise UsageError(f"unflatten needs features, given {_said(shapes[0])}")
+        return (*shapes[0], 1, 1)
+
+
+@dataclass(frozen=True)
 class Dropout(Operation):
     """Nothing in eval mode; in training zeroes with probability p single elements, whole channels or whole images (kind)."""
 
@@ -365,7 +378,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     cls.op: cls
     for cls in (
         *(Convolution, BatchNorm, Activation, Window, AdaptivePool, Linear, Add, Multiply, Concat, Slice, Pad),
-        *(Gather, Flatten, Dropout),
+        *(Gather, Flatten, Unflatten, Dropout),
     )
 }
 

@@ -68,6 +68,14 @@ def broken():
     made = net()
     made.stem.weight.data[0] = float("nan")
     return made
+
+
+def tied():
+    made = net()
+    first, second = made.layers[1].conv2, nn.Conv2d(16, 16, 3, 1, 1)
+    second.weight, second.bias = first.weight, first.bias
+    made.layers.append(second)
+    return made
 """
 
 
@@ -186,6 +194,46 @@ def test_weights_of_a_file_under_other_names(source: Path, tmp_path: Path, igcse
     assert json.loads(done.out)["accuracy_finetuned"] is None
 
 
+def test_sensitivity_and_gathers(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--epochs", "0", "--json")
+    done = igcsearch(*call, "--importance", "sensitivity", "--gathers", "1", "--out", tmp_path / "a")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["gathers"] == 1
+    assert found["macs"] <= found["macs_before"] // 2
+    assert "kept with gathers: 0: " in done.err
+    assert [number for number, _ in found["tradeoff"]][:2] == [0, 1]
+    assert found["kept"] == pytest.approx(dict(found["tradeoff"])[1])
+    provenance = json.loads((tmp_path / "a" / "metrics.json").read_text())["provenance"]
+    assert provenance["importance"] == "sensitivity"
+    every = json.loads(igcsearch(*call, "--importance", "sensitivity", "--gathers", "all", "--out", tmp_path / "b").out)
+    assert every["kept"] >= found["kept"]
+    assert every["gathers"] >= found["gathers"]
+
+
+def test_sensitivity_needs_images(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    call = ("compress", f"{source}:net", "--max-macs", "50%", "--epochs", "0", "--importance", "sensitivity")
+    refused = igcsearch(*call, "--out", tmp_path / "out")
+    assert refused.status == 2
+    assert "need images: give --data" in refused.err
+
+
+def test_weights_that_two_layers_share(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    """Counted once, left dense, and read from a file that holds them once."""
+    namespace: dict[str, Any] = {}
+    exec(SOURCE, namespace)
+    network = namespace["tied"]()
+    state = {key: value for key, value in network.state_dict().items() if not key.startswith("layers.2.")}
+    save_file(state, tmp_path / "w.safetensors")
+    call = ("compress", f"{source}:tied", "--data", "digits", "--max-macs", "90%", "--epochs", "0", "--json")
+    done = igcsearch(*call, "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert "left dense, as their weights are those of another layer or call: layers.2" in done.err
+    found = json.loads(done.out)
+    assert found["params_before"] == sum(parameter.numel() for parameter in network.parameters())
+    assert not {"layers.1.conv2", "layers.2"} & {row["layer"] for row in found["layers"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -194,6 +242,8 @@ def test_weights_of_a_file_under_other_names(source: Path, tmp_path: Path, igcse
         (["{source}:net", "--max-macs", "1%"], "the smallest has"),
         (["{source}:net", "--max-macs", "50%", "--method", "permut"], "did you mean 'permute'"),
         (["{source}:net", "--max-macs", "50%", "--criterion", "l3"], "unknown criterion 'l3'"),
+        (["{source}:net", "--max-macs", "50%", "--importance", "sensitivty"], "did you mean 'sensitivity'"),
+        (["{source}:net", "--max-macs", "50%", "--gathers", "some"], "'some'"),
         (["{source}:net", "--max-macs", "50%", "--only", "stm"], "no dense convolution matches 'stm'"),
         (["{source}:nett", "--max-macs", "50%"], "did you mean 'net'"),
         (["{source}:branching", "--max-macs", "50%"], "torch.fx cannot trace"),

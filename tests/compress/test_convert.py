@@ -125,6 +125,31 @@ def test_every_kind_of_layer(operation, gather):
         check_conversion(graph, weights(graph, seed), gather, seed, rounds=3, starts=2)
 
 
+class Excited(torch.nn.Module):
+    """Squeeze and excitation by linear layers, over a map that convolutions of the same width read and write."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = (torch.nn.Conv2d(inner, 12, 3, padding=1) for inner in (3, 12))
+        self.fc1, self.fc2, self.fc = torch.nn.Linear(12, 4), torch.nn.Linear(4, 12), torch.nn.Linear(12, 5)
+
+    def forward(self, x):
+        y = self.stem(x)
+        gate = self.fc2(self.fc1(y.mean((2, 3))).relu()).sigmoid().view(-1, 12, 1, 1)
+        return self.fc(self.last(y * gate.expand_as(y)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("gather", ["tied", "gathered"])
+def test_gates_of_linear_layers_move_with_their_channels(gather):
+    torch.manual_seed(0)
+    found = trace(Excited().double(), 8)
+    groups = set()
+    for seed in range(4):
+        orders = check_conversion(found.architecture, found.state_dict, gather, seed, rounds=3)
+        groups |= {len(set(rows.tolist())) for rows in orders.rows.values()}
+    assert max(groups) > 1
+
+
 def test_tied_networks_have_no_gathers():
     found = trace(named("resnet18"), 64)
     graph, state = found.architecture, found.state_dict

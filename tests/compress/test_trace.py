@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from igcsearch.compress.criterion import groupable
 from igcsearch.compress.trace import trace
 from igcsearch.errors import UsageError
 from igcsearch.nn.graph import GraphNetwork
@@ -138,6 +139,15 @@ def gate_by_pool(net, x):
     return net.up(net.down(F.adaptive_avg_pool2d(y, 1)).relu()).sigmoid().mul(y)
 
 
+def gate_by_linear(net, x):
+    """Squeeze and excitation as Hu et al. (2018) are usually written."""
+    y = net.conv(x)
+    n, c, _, _ = y.size()
+    z = net.act(net.down(F.adaptive_avg_pool2d(y, 1).view(n, c)))
+    z = torch.sigmoid(net.up(z)).view(n, c, 1, 1)
+    return y * z.expand_as(y)
+
+
 def in_place(net, x):
     y = net.conv(x)
     z = net.act(y).mul_(net.more(x))
@@ -200,6 +210,18 @@ BODIES = {
     "F.channel_shuffle": Net(lambda net, x: F.channel_shuffle(net.conv(x), 3), 6, conv=conv(3, 6)),
     "gate": Net(gate, 6, conv=conv(3, 6), down=conv(6, 2), up=conv(2, 6)),
     "gate by pool": Net(gate_by_pool, 6, conv=conv(3, 6), down=conv(6, 2), up=conv(2, 6)),
+    "gate by linear": Net(gate_by_linear, 6, conv=conv(3, 6), down=nn.Linear(6, 2), up=nn.Linear(2, 6), act=nn.ReLU()),
+    "gate by mean": Net(
+        lambda net, x: net.up(net.down(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None] * net.conv(x),
+        6, conv=conv(3, 6), down=nn.Linear(3, 2), up=nn.Linear(2, 6),
+    ),
+    "gate of a part": Net(
+        lambda net, x: net.conv(x) * net.up(x.mean([2, 3]))[:, 1:7].unsqueeze(-1).unsqueeze(-1).expand(-1, -1, 8, 8),
+        6, conv=conv(3, 6), up=nn.Linear(3, 8),
+    ),
+    "bias by linear": Net(
+        lambda net, x: net.conv(x).add_(net.up(x.mean((2, 3))).reshape(-1, 6, 1, 1)), 6, conv=conv(3, 6), up=nn.Linear(3, 6)
+    ),
     "in place": Net(in_place, 6, conv=conv(3, 6), more=conv(3, 6), up=conv(6, 6), act=nn.SiLU(inplace=True)),
     "in place, read again": Net(in_place_and_read_again, 6, conv=conv(3, 6), more=conv(6, 6), act=nn.ReLU(True)),
     "in place on the image": Net(in_place_on_the_image, 6, conv=conv(3, 6), more=conv(3, 6)),
@@ -250,6 +272,40 @@ def test_what_the_logits_do_not_need_is_left_out():
     found = check_trace(Net(body, 6, conv=conv(3, 6), unused=conv(3, 6)), names=False)
     assert found.architecture.nodes[0].name == "conv"
     assert len(found.architecture.nodes) == 4
+
+
+# ---------------------------------------------------------------- one tensor in two modules
+def tied(first, second, names=("weight",)):
+    """A network of two layers that hold the same parameters of those names."""
+    for name in names:
+        setattr(second, name, getattr(first, name))
+    return Net(lambda net, x: net.b(net.a(x).relu()), 3, a=first, b=second)
+
+
+def test_tied_modules_share_one_tensor():
+    """Counted once, trained as one, and left dense: one weight cannot be permuted for two places."""
+    module = tied(conv(3, 3, 3, padding=1), conv(3, 3, 3, padding=1), ("weight", "bias"))
+    found = check_trace(module)
+    graph = found.architecture
+    assert [(node.name, node.shares) for node in graph.nodes][:3] == [("a", None), ("relu", None), ("b", "a")]
+    assert "b.weight" not in found.state_dict
+    assert groupable(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (tied(conv(3, 3), conv(3, 3)), r"module 'b': it shares its weight with 'a', but not all"),
+        (tied(nn.BatchNorm2d(3), nn.BatchNorm2d(3)), r"module 'b': it shares its weight with 'a', but not all"),
+        (
+            tied(conv(3, 3, 3, bias=False, padding=1), conv(3, 3, 3, bias=False, padding=2, dilation=2)),
+            r"module 'b': it shares its tensors with 'a', but works in another way",
+        ),
+    ],
+)
+def test_modules_that_share_some_are_refused(module, message):
+    with pytest.raises(UsageError, match=message):
+        trace(module, 8)
 
 
 # ---------------------------------------------------------------- errors
@@ -336,9 +392,23 @@ ERRORS = {
         Net(lambda net, x: F.conv2d(x, net.w), 3, w=nn.Parameter(torch.ones(3, 3, 1, 1))),
         r"conv2d in the network's forward: ",
     ),
-    "squeeze and excitation by linear layers": (
-        Net(lambda net, x: x * net.fc1(x.mean((2, 3))).view(-1, 3, 1, 1), 3, fc1=nn.Linear(3, 3)),
-        r"mul in the network's forward: what 'view' gives \(2x3x1x1\)",
+    "features as a larger map": (
+        Net(lambda net, x: x * net.fc1(x.mean((2, 3))).view(-1, 3, 8, 8), 3, fc1=nn.Linear(3, 192)),
+        r"mul in the network's forward: what 'view' gives \(2x3x8x8\)",
+    ),
+    "a spread map": (
+        Net(
+            lambda net, x: net.conv(net.fc1(x.mean((2, 3))).view(-1, 3, 1, 1).expand_as(x)),
+            3, fc1=nn.Linear(3, 3), conv=conv(3, 3),
+        ),
+        r"module 'conv': what 'expand_as' gives \(2x3x8x8\)",
+    ),
+    "two spread maps": (
+        Net(
+            lambda net, x: net.up(x).mean((2, 3), True).expand(-1, -1, 8, 8) + x.mean((2, 3), True).expand(-1, -1, 8, 8),
+            3, up=conv(3, 3),
+        ),
+        r"add in .*: what 'expand' gives",
     ),
     "dropout of everything": (Net(lambda net, x: net.drop(x), 3, drop=nn.Dropout(1.0)), r"module 'drop': dropout 1\.0"),
 }  # fmt: skip

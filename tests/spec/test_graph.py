@@ -30,6 +30,7 @@ from igcsearch.spec.operations import (
     Multiply,
     Pad,
     Slice,
+    Unflatten,
     Window,
 )
 
@@ -92,7 +93,13 @@ def test_json_gives_the_same_graph_back():
     graph = every()
     assert again(graph) == graph
     assert again(graph).hash == graph.hash
-    assert {node.operation.op for node in graph.nodes} == set(OPERATIONS)
+    assert {node.operation.op for node in graph.nodes} | {"unflatten"} == set(OPERATIONS)
+
+
+def test_unflatten_makes_a_map_of_features():
+    graph = chain(AdaptivePool(), Flatten(), Linear(3, 6), Unflatten(), Convolution(6, 4, (1, 1)), Flatten())
+    assert graph.shapes["n3"] == (6, 1, 1)
+    assert again(graph) == graph
 
 
 def test_hashes_are_fixed_for_good():
@@ -266,6 +273,7 @@ def test_cost_counts_shared_parameters_once_and_their_work_twice():
         ((Flatten(), Linear(10, 4)), r"node 'n1': a linear layer of 10 features is given 192"),
         ((Flatten(), Convolution(3, 4, (1, 1)), *head(3, 8)), r"node 'n1': a map of .* is needed, given 192"),
         ((Flatten(), Pad(rows=(1, 1)), Linear(192, 4)), r"node 'n1': a map of .* is needed, given 192"),
+        ((Unflatten(), *head(3, 8)), r"node 'n0': unflatten needs features, given 3x8x8"),
         ((Flatten(), Slice(steps=(2, 2)), Linear(192, 4)), r"node 'n1': a map of .* is needed, given 192"),
         ((Slice(1, 9), *head(3, 8)), r"node 'n0': slice 1 to 9 is not within 3 channels"),
         ((Gather(groups=2), *head(3, 8)), r"node 'n0': a shuffle of 2 groups is given 3 channels"),
