@@ -273,6 +273,8 @@ def compress(
         say(
             f"left dense, as their weights are those of another layer or call: {', '.join(twice)}, and what they share with"
         )
+    if alone := sum(convolution.groups > 1 for _, convolution in given.graph.convolutions()):
+        say(f"{plural(alone, 'layer')} with groups already stay as they are")
     clock = Clock(given.graph, given.state) if max_latency else None
     budget = Budget(
         params=None if max_params is None else math.floor(max_params.of(given.graph.params)),
@@ -287,7 +289,9 @@ def compress(
         if images and importance == "sensitivity":
             batches = calibration(images, SENSITIVITY)
             measure = partial(measured, graph=graph, state=state, batches=batches, device=device, say=say)
-        return permute(graph, state, chosen, inside, gathers=most_gathers, seed=seed, clock=clock, measure=measure)
+        return permute(
+            graph, state, chosen, inside, gathers=most_gathers, seed=seed, clock=clock, measure=measure, say=say
+        )
 
     limits = [None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)]
     of_images = None if images is None else images.fingerprint

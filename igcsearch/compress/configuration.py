@@ -21,6 +21,7 @@ from ..spec import Budget, Cost
 from ..spec.graph import GraphArchitecture
 from ..spec.knapsack import choose
 from .criterion import Matrix, groupable
+from .progress import Progress, Say, silent
 
 MOST_GROUPS = 64
 FILLED = 0.97  # of the budget, at least, where some group counts come there
@@ -89,12 +90,15 @@ def tables(
     *,
     most_groups: int = MOST_GROUPS,
     weights: Mapping[str, float] | None = None,
+    say: Say = silent,
 ) -> list[Table]:
     """A table for each layer that has a criterion: every common divisor of its channel counts up to `most_groups`."""
-    found = []
+    found: list[Table] = []
+    progress = Progress("orders of channels", say)
     for node, convolution in groupable(graph):
         if node.name not in criteria:
             continue
+        progress.at(len(found) / len(criteria))
         matrix = criteria[node.name]
         _, height, width = graph.shapes[node.name]
         common = math.gcd(convolution.in_channels, convolution.out_channels)

@@ -16,6 +16,7 @@ from ..nn.graph_units import Unit, units, without_norms
 from ..nn.plans import PlanTimes
 from ..spec.graph import GraphArchitecture
 from .configuration import Table, Times
+from .progress import Progress, Say, silent
 
 THREADS = 1
 _RUNS = 15  # passes of whole networks
@@ -37,7 +38,7 @@ class Clock:
         self._state = state
         self.dense_ms = self._median([self._dense])[0]
 
-    def times(self, found: Sequence[Table]) -> Times:
+    def times(self, found: Sequence[Table], say: Say = silent) -> Times:
         """The times of every option of the tables.
 
         What each dense layer takes is its share of whole passes; what another option takes of that is measured on the layer alone.
@@ -46,6 +47,7 @@ class Clock:
         network = _network(self.graph, self._state)
         example = measure.example_images(network, 1)
         rests: list[float] = []
+        progress = Progress("layers timed", say)
         options: list[list[list[float]]] = []
         with measure.torch_threads(THREADS):
             shapes = self._dense.shapes(example)
@@ -55,7 +57,8 @@ class Clock:
                 scale = self.dense_ms * (self._in_turn(ready) / total)
                 rests.append(scale * (total - sum(layers[table.name] for table in found)))
                 options.append([])
-                for table in found:
+                for number, table in enumerate(found):
+                    progress.at((form + number / len(found)) / 2)
                     unit, layer = dense[table.name], self.graph.node(table.name)
                     given, made = ((1, *self.graph.shapes[name]) for name in (layer.reads[0], layer.name))
                     alone = [self._alone(unit, option.groups, given, made, form) for option in table.options]

@@ -22,6 +22,7 @@ from .criterion import Matrix, groupable
 from .gathers import settled
 from .latency import Clock
 from .orders import Grouped, Orders
+from .progress import Say, silent
 from .trace import TOLERANCE
 
 LATENCY_TRIES = 5  # of ever smaller limits on predicted latency
@@ -81,6 +82,7 @@ def permute(
     seed: int = 0,
     clock: Clock | None = None,
     measure: Callable[[Sequence[Table]], Sequence[Table]] | None = None,
+    say: Say = silent,
 ) -> Permuted:
     """Group a network's layers so that it is inside the budget and little of the criterion is lost.
 
@@ -92,17 +94,18 @@ def permute(
             limit, the prediction is held against a smaller one.
         measure: gives the tables with the harm of their options, which is minimised then (`sensitivity.measured`); without it the
             lost share is.
+        say: is given a line every ten seconds.
 
     Raises:
         UsageError: a budget that no group counts meet; says the smallest.
     """
-    found: Sequence[Table] = tables(graph, criteria)
+    found: Sequence[Table] = tables(graph, criteria, say=say)
     if measure is not None:
         found = measure(found)
     harmful = measure is not None
     if clock is None or budget.latency_ms is None:
         return _permuted(graph, state, found, budget, None, gathers, seed, harmful)
-    times, limit = clock.times(found), budget.latency_ms
+    times, limit = clock.times(found, say), budget.latency_ms
     made = None
     for _ in range(LATENCY_TRIES):
         try:

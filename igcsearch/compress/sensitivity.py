@@ -7,8 +7,7 @@ stands before the layer is computed once.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -21,12 +20,11 @@ from ..errors import UsageError
 from ..nn.graph import GraphNetwork
 from ..spec.graph import INPUT, GraphArchitecture
 from ..training.device import resolve_device
-from ..wording import clock, count
 from .configuration import Table
 from .convert import cut
+from .progress import Progress, Say, silent
 
 AT_ONCE = 32  # images in memory
-SAID_EVERY = 10.0  # seconds
 
 
 def measured(
@@ -36,7 +34,7 @@ def measured(
     batches: Sequence[tuple[Tensor, Tensor]],
     *,
     device: str = "cpu",
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> list[Table]:
     """The tables with the harm of each option: how much higher the mean cross-entropy is with its zeros, all else dense.
 
@@ -62,7 +60,7 @@ def measured(
     losses = {(table.name, option.groups): 0.0 for table in found for option in table.options}
     dense, images = 0.0, 0
     parts = [pair for x, y in batches for pair in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]
-    begun, said = time.monotonic(), time.monotonic()
+    progress = Progress("sensitivity of layers", say)
     with torch.inference_mode():
         for part, (inputs, labels) in enumerate(parts):
             labels, images = labels.to(place), images + len(labels)
@@ -78,9 +76,7 @@ def measured(
                         layer.weight.data = cut(weight, rows, columns)
                         losses[node.name, option.groups] += _loss(network, dict(made), number, labels)
                     layer.weight.data = weight
-                if time.monotonic() - said > SAID_EVERY:
-                    said, seen = time.monotonic(), part + number / len(graph.nodes)
-                    say(f"sensitivity: {count(round(100 * seen / len(parts)))} % measured, {clock(said - begun)}")
+                progress.at((part + number / len(graph.nodes)) / len(parts))
                 network.step(node, made)
             dense += float(F.cross_entropy(made[graph.nodes[-1].name], labels, reduction="sum"))
     if not math.isfinite(dense):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from igcsearch.compress import sensitivity
+from igcsearch.compress import progress, sensitivity
 from igcsearch.compress.configuration import configured, smallest, tables, uniform
 from igcsearch.compress.criterion import criteria
 from igcsearch.compress.permute import permute
@@ -151,10 +151,13 @@ def test_single_precision_and_the_network_as_it_was(branches):
 
 def test_progress_is_said(branches, monkeypatch):
     graph, state, batches = branches
-    monkeypatch.setattr(sensitivity, "SAID_EVERY", -1.0)
+    monkeypatch.setattr(progress, "EVERY", -1.0)
     lines = []
-    measured(tables(graph, criteria(graph, state)), graph, state, batches, say=lines.append)
-    assert lines[0].startswith("sensitivity: 0 % measured")
+    found = tables(graph, criteria(graph, state), say=lines.append)
+    assert [line.partition(":")[0] for line in lines] == ["orders of channels"] * len(found)
+    lines.clear()
+    measured(found, graph, state, batches, say=lines.append)
+    assert lines[0].startswith("sensitivity of layers: 0 % done")
     assert len(lines) == 2 * len(graph.nodes)
 
 

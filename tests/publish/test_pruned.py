@@ -38,7 +38,9 @@ class Pruner:
         self.calls.append(budget)
         operation = dataclasses.replace(graph.nodes[0].operation, groups=3)
         made = graph.with_nodes([dataclasses.replace(graph.nodes[0], operation=operation), *graph.nodes[1:]])
-        return Permuted(made, {"it.weight": state["it.weight"][:, :1].clone()}, 0.5, 0, 0.0, [{"layer": "it"}], "exact", [[0, 0.5]])
+        return Permuted(
+            made, {"it.weight": state["it.weight"][:, :1].clone()}, 0.5, 0, 0.0, [{"layer": "it"}], "exact", [[0, 0.5]]
+        )
 
 
 def run(given, prune, folder, how=("l2",)):
