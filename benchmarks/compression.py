@@ -45,7 +45,7 @@ from igcsearch.machine import keep_freed_memory, thread_settings
 from igcsearch.nn import measure
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.publish.facts import entry_metrics, mean_and_std
-from igcsearch.publish.tuning import FineTuning, accuracy, fine_tune
+from igcsearch.publish.tuning import FineTuning, accuracy, calibration, fine_tune, recalibrated
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, ImageData
 from igcsearch.training.checkpoint import state_digest
@@ -110,18 +110,20 @@ def _given(work: Work) -> tuple[Source, ImageData]:
 
 def compressed(work: Work, method: str, share: float, seed: int) -> tuple[Weighted, dict[str, Any]]:
     """The network before fine-tuning, and what the row says of it."""
-    source, _ = work.given()
+    source, images = work.given()
     most = math.floor(limit(f"{share:g}%").of(source.graph.macs))
     whole = Weighted(source.graph, source.state)
     if method != "permute":
         found, ratio = pruned(whole, most, inner=method == "inner")
-        return found, {"channels_pruned": ratio}
+        state = recalibrated(found.graph, found.state, calibration(images))
+        return Weighted(found.graph, state), {"channels_pruned": ratio}
     if work.match:
         most = pruned(whole, most)[0].graph.macs
     worth = criteria(source.graph, source.state, "l2")
     permuted = permute(source.graph, source.state, worth, Budget(macs=most), seed=seed)
     about = {"kept": permuted.kept, "groups": {row["layer"]: row["groups"] for row in permuted.layers}}
-    return Weighted(permuted.architecture, permuted.state), about
+    state = recalibrated(permuted.architecture, permuted.state, calibration(images))
+    return Weighted(permuted.architecture, state), about
 
 
 def run(work: Work, method: str, share: float, seed: int) -> dict[str, Any]:

@@ -70,7 +70,18 @@ def _share(text: str, example: str) -> Limit | None:
 
 def number_from_0(text: str | int) -> int:
     """A whole number of at least 0."""
-    return 0 if str(text).strip() == "0" else parse_size(str(text), "")
+    given = str(text).strip()
+    if given.startswith("-"):
+        raise UsageError(f"{given!r} is negative; give a whole number of at least 0")
+    return 0 if given == "0" else parse_size(given, "")
+
+
+def gather_count(text: str) -> int | None:
+    """So many gathers; None for all."""
+    try:
+        return None if text.strip() == "all" else number_from_0(text)
+    except UsageError:
+        raise UsageError(f"--gathers {text!r}: give a whole number of at least 0, or all") from None
 
 
 def compress(
@@ -177,6 +188,14 @@ def compress(
             rich_help_panel=_HOW,
         ),
     ] = 1,
+    recalibrate: Annotated[
+        bool,
+        typer.Option(
+            "--recalibrate/--no-recalibrate",
+            help="Statistics of batch norms anew from 1,024 training images behind the pruning.",
+            rich_help_panel=_HOW,
+        ),
+    ] = True,
     weights: Annotated[
         str,
         typer.Option("--weights", metavar="pretrained|none|FILE", help="Of the source; FILE is a safetensors file."),
@@ -223,6 +242,7 @@ def compress(
 
     Example: igcsearch compress my_net.py:build --weights w.safetensors --data cifar10 --data-root DATA --max-macs 50%
     """
+    os.environ.update(thread_settings(threads or available_cores()))  # before torch
     from ..compress.criterion import CRITERIA
 
     choices = (("method", method, METHODS), ("criterion", criterion, CRITERIA), ("importance", importance, IMPORTANCES))
@@ -231,7 +251,7 @@ def compress(
             raise UsageError(f"unknown {what} {value!r}{near(value, known)}; known: {', '.join(known)}")
     if max_macs is None and max_params is None and max_latency is None:
         raise UsageError("no budget: give --max-macs, --max-params, --max-latency or several, as 50% or a number")
-    most_gathers = None if gathers.strip() == "all" else number_from_0(gathers)
+    most_gathers = gather_count(gathers)
     if data is None and (epochs or criterion == "taylor" or importance == "sensitivity"):
         raise UsageError(
             "fine-tuning, the criterion taylor and the importance sensitivity need images: give --data, or --epochs 0, "
@@ -239,7 +259,6 @@ def compress(
         )
     if steps > 1 and epochs < steps:
         raise UsageError(f"--steps {steps} with --epochs {epochs}: every step needs an epoch; raise --epochs")
-    os.environ.update(thread_settings(threads or available_cores()))
     from ..compress.criterion import criteria
     from ..compress.latency import Clock
     from ..compress.permute import chosen_layers, permute
@@ -248,10 +267,12 @@ def compress(
     from ..entries import check_target
     from ..publish.compressed import finish, partial_folder
     from ..publish.pruned import falling, pruned
-    from ..publish.tuning import SENSITIVITY, FineTuning, calibration
+    from ..publish.tuning import SENSITIVITY, FineTuning, calibration, recalibrated
     from ..report import write_compression_page
     from ..spec import Budget
+    from ..training.device import resolve_device
 
+    resolve_device(device)
     if out:
         check_target(Path(out).expanduser(), overwrite=overwrite)
     keep_freed_memory()
@@ -259,7 +280,7 @@ def compress(
     given = read_source(
         source,
         weights=weights,
-        names=_names(rename or []),
+        names=_names(rename or [], weights),
         image_size=image_size if images is None else images.image_size,
         in_channels=3 if images is None else images.in_channels,
         num_classes=None if images is None else images.num_classes,
@@ -277,8 +298,8 @@ def compress(
         say(f"{plural(alone, 'layer')} with groups already stay as they are")
     clock = Clock(given.graph, given.state) if max_latency else None
     budget = Budget(
-        params=None if max_params is None else math.floor(max_params.of(given.graph.params)),
-        macs=None if max_macs is None else math.floor(max_macs.of(given.graph.macs)),
+        params=None if max_params is None else max(1, math.floor(max_params.of(given.graph.params))),
+        macs=None if max_macs is None else max(1, math.floor(max_macs.of(given.graph.macs))),
         latency_ms=None if max_latency is None or clock is None else max_latency.of(clock.dense_ms),
     )
 
@@ -289,9 +310,12 @@ def compress(
         if images and importance == "sensitivity":
             batches = calibration(images, SENSITIVITY)
             measure = partial(measured, graph=graph, state=state, batches=batches, device=device, say=say)
-        return permute(
+        made = permute(
             graph, state, chosen, inside, gathers=most_gathers, seed=seed, clock=clock, measure=measure, say=say
         )
+        if images is None or not recalibrate:
+            return made
+        return replace(made, state=recalibrated(made.architecture, made.state, calibration(images)))
 
     limits = [None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)]
     of_images = None if images is None else images.fingerprint
@@ -299,7 +323,7 @@ def compress(
     tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads)
     budgets = falling(given.graph, budget, steps, None if clock is None else clock.dense_ms)
     before_last = [epochs // steps] * (steps - 1)
-    how = [criterion, importance, layers, most_gathers, seed, limits, of_images]
+    how = [criterion, importance, recalibrate, layers, most_gathers, seed, limits, of_images]
     partly = partial_folder(folder)
     found, done = pruned(given, prune, budgets, before_last, images, partly, tuning, how=how, say=say)
     origin = {
@@ -360,7 +384,10 @@ def normalised(images: ImageData, given: Source, mean: str | None, std: str | No
         )
     means = _numbers("--mean", mean, images.in_channels) or given.mean or images.mean
     deviations = _numbers("--std", std, images.in_channels) or given.std or images.std
-    return replace(images, mean=means, std=deviations)
+    splits = {
+        name: replace(getattr(images, name), mean=means, std=deviations) for name in ("train", "validation", "test")
+    }
+    return replace(images, mean=means, std=deviations, **splits)  # in the splits too: checkpoints know images by them
 
 
 def _numbers(option: str, text: str | None, count: int) -> tuple[float, ...] | None:
@@ -374,11 +401,13 @@ def _numbers(option: str, text: str | None, count: int) -> tuple[float, ...] | N
     return values
 
 
-def _names(given: list[str]) -> dict[str, str]:
+def _names(given: list[str], weights: str) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
     for old, equals, _ in pairs:
         if not old or not equals:
             raise UsageError(f"--map {old!r}: write OLD=NEW, prefixes of keys")
+    if given and weights in ("pretrained", "none"):
+        raise UsageError(f"--map renames keys of a file, --weights is {weights}; give --weights FILE, or no --map")
     return {old: new for old, _, new in pairs}
 
 

@@ -24,6 +24,7 @@ from .criterion import Matrix, groupable
 from .progress import Progress, Say, silent
 
 MOST_GROUPS = 64
+TIE = 1e-6  # of a lost share beside harm: where nothing does harm, less is cut
 FILLED = 0.97  # of the budget, at least, where some group counts come there
 
 
@@ -131,7 +132,7 @@ def configured(
     fixed = _fixed(graph, found)
     names = [name for name in ("params", "macs") if getattr(budget, name) is not None]
     limits = [getattr(budget, name) - getattr(fixed, name) for name in names]
-    values = [[-table.harm(option) for option in table.options] for table in found]
+    values = [[-table.harm(option) - TIE * option.lost for option in table.options] for table in found]
     costs = [[[getattr(option.cost, name) for name in names] for option in table.options] for table in found]
     chosen: list[list[int]] = []
     if budget.latency_ms is None or times is None:

@@ -60,6 +60,10 @@ def chosen_layers(graph: GraphArchitecture, only: Sequence[str] = (), skip: Sequ
         UsageError: a pattern that matches no layer, or nothing left.
     """
     every = [node.name for node, _ in groupable(graph)]
+    if not every:
+        raise UsageError(
+            "the network has no convolution that can be given groups: a dense one, with weights of its own; there is nothing to do"
+        )
     for pattern in (*only, *skip):
         if not any(fnmatchcase(name, pattern) for name in every):
             raise UsageError(
@@ -68,7 +72,7 @@ def chosen_layers(graph: GraphArchitecture, only: Sequence[str] = (), skip: Sequ
     names = [name for name in every if not only or any(fnmatchcase(name, pattern) for pattern in only)]
     names = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in skip)]
     if not names:
-        raise UsageError("no convolution is left to be given groups; skip fewer")
+        raise UsageError("no convolution is left to be given groups; skip fewer, or name more with --only")
     return names
 
 

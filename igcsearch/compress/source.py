@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -117,8 +119,10 @@ def _library(
         if name not in (known := library.list_models()):
             raise UsageError(f"timm has no model {name!r}{near(name, known)}")
         more = {} if num_classes is None else {"num_classes": num_classes}
-        model: nn.Module = library.create_model(name, pretrained=pretrained, in_chans=in_channels, **more)
-        return model, IMAGENET if pretrained else None
+        with _fetching(kind, name) if pretrained else nullcontext():
+            made: Any = library.create_model(name, pretrained=pretrained, in_chans=in_channels, **more)
+        about = made.pretrained_cfg
+        return made, (tuple(about["mean"]), tuple(about["std"])) if pretrained and in_channels == 3 else None
     from torchvision import models
 
     if name not in (known := models.list_models(module=models)):
@@ -126,15 +130,21 @@ def _library(
     if in_channels != 3:
         raise UsageError(f"torchvision's {name} reads 3 channels, the images have {in_channels}; give images of 3")
     if pretrained:
-        try:
-            model = models.get_model(name, weights="DEFAULT")
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UsageError(
-                f"the weights of torchvision's {name} cannot be fetched ({reason}); give --weights FILE or none"
-            ) from error
-        return model, IMAGENET
+        with _fetching(kind, name):
+            return models.get_model(name, weights="DEFAULT"), IMAGENET
     return models.get_model(name, weights=None, **({} if num_classes is None else {"num_classes": num_classes})), None
+
+
+@contextmanager
+def _fetching(kind: str, name: str) -> Iterator[None]:
+    """What fails within is said to be the weights; a context."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"the weights of {kind}'s {name} cannot be fetched ({reason}); give --weights FILE or none"
+        ) from error
 
 
 def _function(text: str) -> nn.Module:
@@ -167,6 +177,7 @@ def _module(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    sys.path.append(str(path.absolute().parent))  # for modules beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import UsageError
 from ..nn.graph import GraphNetwork
@@ -45,7 +46,7 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
         UsageError: it cannot be traced, it does something that graphs have no operation for, weights that are not finite, or an
             output that is not one tensor of logits.
     """
-    module = copy.deepcopy(module).cpu().eval()
+    module = _copied(module).eval()
     check_finite(module.state_dict())
     kind = next((p.dtype for p in module.parameters()), torch.float32)
     images = torch.randn(2, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(kind)
@@ -75,6 +76,21 @@ def trace(module: nn.Module, image_size: int, in_channels: int = 3, *, family: s
             "tracing does not see, such as chance, a branch on the images' values, or += on a tensor with a second name"
         )
     return Traced(architecture, network.state_dict(), difference)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy on the CPU."""
+    if lazy := [name for name, parameter in module.named_parameters() if is_lazy(parameter)]:
+        raise UsageError(
+            f"{lazy[0]} of the network has no shape yet (a lazy module); run it on one batch of images first"
+        )
+    try:
+        return copy.deepcopy(module).cpu()
+    except Exception as error:  # weights on the meta device, attributes that know no copy
+        raise UsageError(
+            f"the network cannot be copied to the CPU: {_first_line(error)}; give it weights, and keep nothing in it that was "
+            "computed from them"
+        ) from error
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:

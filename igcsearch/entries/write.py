@@ -39,12 +39,14 @@ def write_entry(
     metrics: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    more: Mapping[str, str] | None = None,
 ) -> Entry:
     """Write an entry atomically and return it as read back.
 
     The cost in closed form, the hash of the weights, the name (the folder's) and the format are put into the metrics
     here. Raises UsageError when the folder exists (unless `overwrite`; never over something that is no entry), when the
-    weights are not the architecture's, or when the folder cannot be written.
+    weights are not the architecture's, or when the folder cannot be written. `more`: names and texts of further files,
+    which are there when the entry is.
     """
     folder = Path(folder).expanduser().absolute()
     check_tensors(architecture, state_dict, "these weights")
@@ -71,6 +73,7 @@ def write_entry(
         METRICS: (text + "\n").encode(),
         WEIGHTS: weights,
         CARD: make_card(architecture, full).encode(),
+        **{name: content.encode() for name, content in (more or {}).items()},
     }
     check_target(folder, overwrite=overwrite)
     try:

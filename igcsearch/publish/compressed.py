@@ -14,8 +14,6 @@ from ..compress.latency import Clock
 from ..compress.permute import Permuted
 from ..compress.source import Source
 from ..entries import write_entry
-from ..errors import UsageError
-from ..files import atomic_write
 from ..training import ImageData
 from ..wording import percent
 from .facts import entry_metrics, measured_cost, versions
@@ -102,8 +100,6 @@ def finish(
     else:
         metrics = {"family": found.architecture.family, "input_size": input_size}
         metrics |= {"mean": given.mean, "std": given.std, **cost, "provenance": provenance}
-    write_entry(folder, found.architecture, state, metrics, overwrite=overwrite)
-    shutil.rmtree(partial_folder(folder), ignore_errors=True)
     record = {
         "name": folder.absolute().name,
         **record,
@@ -119,12 +115,10 @@ def finish(
         "steps": [*steps],
         "layers": layers,
     }
-    try:
-        atomic_write(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UsageError(
-            f"the entry '{folder}' is written, its {RECORD} cannot be: {error.strerror or error}"
-        ) from None
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    more = {RECORD: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
+    write_entry(folder, found.architecture, state, metrics, overwrite=overwrite, more=more)
+    shutil.rmtree(partial_folder(folder), ignore_errors=True)
     return {**record, "path": str(folder)}
 
 

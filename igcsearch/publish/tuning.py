@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
 from ..errors import UsageError
 from ..nn.graph import GraphNetwork
@@ -19,7 +20,7 @@ from ..training.batches import Batches
 from ..wording import clock, percent
 
 LR = 0.05  # a sixth of what trains from scratch
-CALIBRATION = 1024  # training images for gradients
+CALIBRATION = 1024  # training images for gradients, and for the statistics of batch norms
 SENSITIVITY = 256  # training images for losses, of which there are many
 
 
@@ -85,6 +86,22 @@ def fine_tune(
         raise UsageError(f"{checkpoint.parent} cannot be written: {error.strerror}; choose another --out") from None
     except TrainingDiverged as error:
         raise UsageError(f"fine-tuning diverged: {error}; try a smaller --lr than {recipe.lr:g}") from None
+
+
+def recalibrated(
+    architecture: GraphArchitecture, state: Mapping[str, Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """The state dict with running means and variances of the batch norms taken anew from these images.
+
+    Where much of a layer's weights is gone its outputs are smaller, and the old statistics mislead all that stands behind it.
+
+    Args:
+        batches: images (N, C, H, W), normalised, and labels; at least one.
+    """
+    network = GraphNetwork(architecture)
+    network.load_state_dict(dict(state))
+    update_bn((images for images, _ in batches), network)
+    return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
 def accuracy(

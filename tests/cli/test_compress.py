@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,14 @@ def broken():
     made = net()
     made.stem.weight.data[0] = float("nan")
     return made
+
+
+def double():
+    return net().double()
+
+
+def point():
+    return nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10))
 
 
 def tied():
@@ -166,6 +175,45 @@ def test_compress_in_steps_goes_on_where_it_was(
     assert all(row["ms"] > 0 and row["ms_before"] > 0 for row in found["layers"])
 
 
+def test_weights_in_float64_become_an_entry(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    call = ("compress", f"{source}:double", "--data", "digits", "--max-macs", "50%", "--epochs", "0", "--json")
+    done = igcsearch(*call, "--out", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["max_rel_diff_masked_vs_converted"] < 1e-10
+    assert {tensor.dtype for tensor in package.load(tmp_path / "out").parameters()} == {torch.float32}
+
+
+def test_a_device_that_is_not_there_is_said_before_the_work(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--device", "tpu")
+    refused = igcsearch(*call, "--out", tmp_path / "out")
+    assert refused.status == 2
+    assert "unknown device 'tpu'" in refused.err
+    assert "can be given groups" not in refused.err
+
+
+def test_another_normalisation_is_other_data(source: Path) -> None:
+    """So neither a checkpoint nor a kept step of another --mean is gone on from."""
+    from igcsearch.cli.compress import normalised
+    from igcsearch.compress.source import read_source
+    from igcsearch.training import DataSpec, load_data
+
+    images, given = load_data(DataSpec("digits")), read_source(f"{source}:net", image_size=8, in_channels=1)
+    assert normalised(images, given, None, None).fingerprint == images.fingerprint
+    other = normalised(images, given, "0.9", None)
+    assert other.fingerprint != images.fingerprint
+    assert other.test.mean == other.mean == (0.9,)
+
+
+def test_threads_are_set_before_torch_is_there() -> None:
+    code = (
+        "import sys; from igcsearch.cli import compress, main;"
+        "compress.thread_settings = lambda threads: sys.exit(7 if 'torch' in sys.modules else 9);"
+        "sys.argv = ['igcsearch', 'compress', 'net.py:net', '--max-macs', '50%', '--epochs', '0']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+
+
 def test_more_steps_than_epochs_are_refused(source: Path, igcsearch: Run) -> None:
     refused = igcsearch(
         "compress", f"{source}:net", "--data", "digits", "--max-macs", "40%", "--steps", "3", "--epochs", "2"
@@ -194,21 +242,28 @@ def test_weights_of_a_file_under_other_names(source: Path, tmp_path: Path, igcse
     assert json.loads(done.out)["accuracy_finetuned"] is None
 
 
-def test_sensitivity_and_gathers(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+def test_gathers(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--epochs", "0", "--json")
-    done = igcsearch(*call, "--importance", "sensitivity", "--gathers", "1", "--out", tmp_path / "a")
+    done = igcsearch(*call, "--gathers", "1", "--out", tmp_path / "a")
     assert done.status == 0, done.err
     found = json.loads(done.out)
     assert found["gathers"] == 1
-    assert found["macs"] <= found["macs_before"] // 2
     assert "kept with gathers: 0: " in done.err
     assert [number for number, _ in found["tradeoff"]][:2] == [0, 1]
     assert found["kept"] == pytest.approx(dict(found["tradeoff"])[1])
-    provenance = json.loads((tmp_path / "a" / "metrics.json").read_text())["provenance"]
-    assert provenance["importance"] == "sensitivity"
-    every = json.loads(igcsearch(*call, "--importance", "sensitivity", "--gathers", "all", "--out", tmp_path / "b").out)
+    every = json.loads(igcsearch(*call, "--gathers", "all", "--out", tmp_path / "b").out)
     assert every["kept"] >= found["kept"]
     assert every["gathers"] >= found["gathers"]
+
+
+def test_sensitivity(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--epochs", "0", "--json")
+    done = igcsearch(*call, "--importance", "sensitivity", "--out", tmp_path / "a")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["macs"] <= found["macs_before"] // 2
+    provenance = json.loads((tmp_path / "a" / "metrics.json").read_text())["provenance"]
+    assert provenance["importance"] == "sensitivity"
 
 
 def test_sensitivity_needs_images(source: Path, tmp_path: Path, igcsearch: Run) -> None:
@@ -243,7 +298,14 @@ def test_weights_that_two_layers_share(source: Path, tmp_path: Path, igcsearch: 
         (["{source}:net", "--max-macs", "50%", "--method", "permut"], "did you mean 'permute'"),
         (["{source}:net", "--max-macs", "50%", "--criterion", "l3"], "unknown criterion 'l3'"),
         (["{source}:net", "--max-macs", "50%", "--importance", "sensitivty"], "did you mean 'sensitivity'"),
-        (["{source}:net", "--max-macs", "50%", "--gathers", "some"], "'some'"),
+        (
+            ["{source}:net", "--max-macs", "50%", "--gathers", "some"],
+            "'some': give a whole number of at least 0, or all",
+        ),
+        (["{source}:net", "--max-macs", "50%", "--gathers", "-1"], "'-1': give a whole number of at least 0, or all"),
+        (["{source}:net", "--max-macs", "0.000001%"], "the smallest has"),
+        (["{source}:net", "--max-macs", "50%", "--map", "a=b"], "give --weights FILE, or no --map"),
+        (["{source}:point", "--max-macs", "50%"], "no convolution that can be given groups"),
         (["{source}:net", "--max-macs", "50%", "--only", "stm"], "no dense convolution matches 'stm'"),
         (["{source}:nett", "--max-macs", "50%"], "did you mean 'net'"),
         (["{source}:branching", "--max-macs", "50%"], "torch.fx cannot trace"),

@@ -1,5 +1,6 @@
 """Group counts inside a budget: against enumeration, on random graphs and torchvision's networks; what is said when none fit."""
 
+import dataclasses
 import itertools
 import math
 import re
@@ -362,6 +363,31 @@ def test_a_limit_on_latency_is_met_at_least_loss(seed):
     same = uniform(graph, found, budget, times)
     if same is not None:
         assert times.predicted([t.options.index(o) for t, o in zip(found, same, strict=True)]) <= limit
+
+
+def test_where_nothing_does_harm_less_is_cut():
+    graph = chain([8, 12, 8, 16])
+    found = [
+        dataclasses.replace(
+            table,
+            options=tuple(
+                dataclasses.replace(option, harm=0.0, lost=1 - 1 / option.groups) for option in table.options
+            ),
+        )
+        for table in made_up(graph, 0)
+    ]
+    budget = Budget(macs=int(0.7 * graph.macs))
+    lost = [sum(option.lost for option in configured(graph, each, budget)) for each in (found, made_of_lost(found))]
+    assert lost[0] == pytest.approx(lost[1])
+
+
+def made_of_lost(found):
+    return [
+        dataclasses.replace(
+            table, weight=1.0, options=tuple(dataclasses.replace(option, harm=None) for option in table.options)
+        )
+        for table in found
+    ]
 
 
 def test_a_latency_out_of_reach_says_the_fastest():

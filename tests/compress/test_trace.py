@@ -498,3 +498,15 @@ def test_in_place_work_on_a_part_is_noticed():
         UsageError, match=r"module 'fc'|mean in .*: what 'conv' gives after work in place on a part of it \(2x6x8x8\)"
     ):
         trace(Net(body, 6, conv=conv(3, 6)), 8)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: nn.Conv2d(3, 4, 1, device="meta"), "cannot be copied to the CPU"),
+        (lambda: nn.LazyConv2d(4, 1), "has no shape yet .a lazy module."),
+    ],
+)
+def test_weights_that_are_not_there_are_refused(made, said):
+    with pytest.raises(UsageError, match=said):
+        trace(nn.Sequential(made(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8)

@@ -76,6 +76,13 @@ def test_card_without_measurements(
     assert "not measured" in (entry.path / "README.md").read_text()
 
 
+def test_further_files_come_with_the_entry(
+    tmp_path: Path, architecture: Architecture, weights: dict[str, torch.Tensor]
+) -> None:
+    entry = write_entry(tmp_path / "it", architecture, weights, {}, more={"record.json": "{}"})
+    assert (entry.path / "record.json").read_text() == "{}"
+
+
 def test_loading_needs_no_search_library(entry: Entry) -> None:
     """A found network runs without the search: floors 0, 1, 3 and 4 alone (and fvcore is only for measuring)."""
     code = (

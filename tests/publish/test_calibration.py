@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from igcsearch.errors import UsageError
-from igcsearch.publish.tuning import calibration
+from igcsearch.nn.graph import GraphNetwork
+from igcsearch.publish.tuning import calibration, recalibrated
+from igcsearch.spec.graph import INPUT, GraphArchitecture, Node
+from igcsearch.spec.operations import AdaptivePool, BatchNorm, Convolution, Flatten
 from igcsearch.training import DataSpec, load_data
 from igcsearch.training.datasets.images import Split
 
@@ -36,3 +39,23 @@ def test_no_training_images_are_refused() -> None:
     empty = replace(images, train=chosen(images.train, torch.zeros(0, dtype=torch.int64)))
     with pytest.raises(UsageError, match=r"data digits has no training images to measure on"):
         calibration(empty)
+
+
+def test_recalibrated_statistics_are_those_of_the_images() -> None:
+    convolution = Convolution(1, 4, (3, 3), padding=(1, 1))
+    nodes = [
+        Node("it", convolution, (INPUT,)),
+        Node("norm", BatchNorm(4), ("it",)),
+        Node("pool", AdaptivePool(), ("norm",)),
+    ]
+    graph = GraphArchitecture(1, 8, 4, (*nodes, Node("flat", Flatten(), ("pool",))))
+    state = GraphNetwork(graph).state_dict()
+    state = {name: tensor + 5 if "running" in name else tensor.clone() for name, tensor in state.items()}
+    images = [torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    made = recalibrated(graph, state, [(x, torch.zeros(6)) for x in images])
+    maps = [torch.nn.functional.conv2d(x, state["it.weight"], padding=1) for x in images]
+    means = torch.stack([x.mean((0, 2, 3)) for x in maps]).mean(0)
+    variances = torch.stack([x.var((0, 2, 3)) for x in maps]).mean(0)
+    torch.testing.assert_close(made["norm.running_mean"], means)
+    torch.testing.assert_close(made["norm.running_var"], variances)
+    assert all(torch.equal(made[name], state[name]) for name in ("it.weight", "norm.weight", "norm.bias"))
