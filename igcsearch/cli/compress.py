@@ -47,7 +47,12 @@ class Limit:
 
 def limit(text: str) -> Limit:
     """ "50%" of what the network has, or a number such as 20M."""
-    return _share(text, "20M") or Limit(None, parse_size(str(text).strip(), ""))
+    if (share := _share(text, "20M")) is not None:
+        return share
+    try:
+        return Limit(None, parse_size(str(text).strip(), ""))
+    except UsageError:
+        raise UsageError(f"{text!r} is no limit; give a whole number such as 20M, or a share such as 50%") from None
 
 
 def time_limit(text: str) -> Limit:
@@ -334,6 +339,8 @@ def compress(
         f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
     )
     say(f"kept with gathers: {', '.join(f'{number}: {percent(share)}' for number, share in found.tradeoff)}")
+    if most_gathers and found.gathers < most_gathers:
+        say(f"{plural(most_gathers, 'gather')} allowed: no further layer would keep more by one")
     last = epochs - sum(before_last)
     record = finish(given, found, images, folder, tuning, last, steps=done, overwrite=overwrite, origin=origin, say=say)
     page = write_compression_page(folder, record)

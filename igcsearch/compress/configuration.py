@@ -267,4 +267,4 @@ def _impossible(fixed: Cost, found: Sequence[Table], budget: Budget, times: Time
         limits.append(f"{budget.latency_ms:.4g} ms")
         quickest = [min(range(len(of)), key=lambda i: min(of[i])) for of in times.options]
         has += f", the fastest takes about {times.predicted(quickest):.4g} ms"
-    return f"no group counts bring this network within {' and '.join(limits)}: {has}; raise the budget"
+    return f"no group counts bring this network within {' and '.join(limits)}: {has}; raise the budget, or skip fewer layers"

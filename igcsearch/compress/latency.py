@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -83,12 +84,18 @@ class Clock:
         return other
 
     def layers(
-        self, architecture: GraphArchitecture | None = None, state: Mapping[str, Tensor] | None = None
-    ) -> dict[str, float]:
-        """Milliseconds of each convolution, by its name, inside passes of the dense network, or of another."""
-        network = self._dense if architecture is None or state is None else self._ready(architecture, state)
+        self, architecture: GraphArchitecture, state: Mapping[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds of each convolution, by its name, inside passes of the dense network and of another, which take turns."""
+        networks = (self._dense, self._ready(architecture, state))
+        images = measure.example_images(self._dense, 1)
+        found: list[list[dict[str, float]]] = [[], []]
         with measure.torch_threads(THREADS):
-            return network.layer_ms(measure.example_images(network, 1))[0]
+            for _ in range(_RUNS):
+                for network, into in zip(networks, found, strict=True):
+                    into.append(network.layer_ms(images, runs=1)[0])
+        before, now = ({name: statistics.median(run[name] for run in runs) for name in runs[0]} for runs in found)
+        return before, now
 
     def ms(self, architecture: GraphArchitecture, state: Mapping[str, Tensor]) -> float:
         """Milliseconds of another network, against the dense one in turn: as if the machine ran as it did for `dense_ms`."""

@@ -124,7 +124,7 @@ def permute(
         limit *= 0.98 * budget.latency_ms / ms
     raise UsageError(
         f"no group counts bring this network within {budget.latency_ms:.4g} ms: the last that was tried takes {ms:.4g} ms; "
-        "raise the budget, or measure on a quiet machine"
+        "raise the budget, skip fewer layers, or measure on a quiet machine"
     )
 
 

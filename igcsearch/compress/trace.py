@@ -152,7 +152,9 @@ def _values(
             Keeper(traced, garbage_collect_values=False).run(images.clone())
     except Exception as error:
         size = "x".join(map(str, images.shape[1:]))
-        raise UsageError(f"the network does not run on images of {size}: {_first_line(error)}") from error
+        raise UsageError(
+            f"the network does not run on images of {size}: {_first_line(error)}; give images that it takes (--data, --image-size)"
+        ) from error
     return values, changed
 
 

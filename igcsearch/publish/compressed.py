@@ -130,6 +130,6 @@ def partial_folder(folder: Path) -> Path:
 def _timed(clock: Clock, found: Permuted, state: Mapping[str, Tensor]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The layers with their milliseconds before and now, and the network's latency, in turn with the dense one's."""
     latency = clock.latency(found.architecture, state)
-    before, now = clock.layers(), clock.layers(found.architecture, state)
+    before, now = clock.layers(found.architecture, state)
     layers = [{**row, "ms_before": before[row["layer"]], "ms": now[row["layer"]]} for row in found.layers]
     return layers, latency

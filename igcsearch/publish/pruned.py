@@ -76,6 +76,8 @@ def pruned(
     """
     state: Mapping[str, Tensor] = given.state
     done: list[dict[str, Any]] = []
+    if len(budgets) > 1 and not partial.exists():
+        prune(given.graph, state, budgets[-1])  # one out of reach is an error before anything is trained
     for number, budget in enumerate(budgets, 1):
         identity = [given.graph.hash, state_digest(state), list(how), number, len(budgets)]
         key = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
