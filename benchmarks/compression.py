@@ -6,12 +6,13 @@
 
 Methods, each to at most so many percent of the source's multiply-adds, criterion L2:
 
-- permute: what `igcsearch compress --max-macs S%` does;
+- permute: what `igcsearch compress --max-macs S% --importance lost` does;
+- sensitivity: the same with `--importance sensitivity`;
 - channels: by Torch-Pruning the same share of the channels of all layers but the classifier, of least group magnitude (channels.py,
   which says how it is installed);
 - inner: the same, but for channels within blocks alone: those that shortcuts carry all stay.
 
-Whole channels come in coarse steps; with --match permute gets as its budget what `channels` came to.
+Whole channels come in coarse steps; with --match the first two get as its budget what `channels` came to.
 
 Fine-tuning is that of `igcsearch compress`, one thread each, a checkpoint an epoch; what is finished is kept in DIR, a row and an
 entry a run. Latencies are measured at the end, and again whenever the command is repeated: all networks and the source take turns
@@ -29,7 +30,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ import torch
 from igcsearch.cli.compress import limit, normalised
 from igcsearch.compress.criterion import criteria
 from igcsearch.compress.permute import permute
+from igcsearch.compress.sensitivity import measured
 from igcsearch.compress.source import Source, read_source
 from igcsearch.entries import load, write_entry
 from igcsearch.errors import UsageError
@@ -45,7 +47,7 @@ from igcsearch.machine import keep_freed_memory, thread_settings
 from igcsearch.nn import measure
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.publish.facts import entry_metrics, mean_and_std
-from igcsearch.publish.tuning import FineTuning, accuracy, calibration, fine_tune, recalibrated
+from igcsearch.publish.tuning import SENSITIVITY, FineTuning, accuracy, calibration, fine_tune, recalibrated
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, ImageData
 from igcsearch.training.checkpoint import state_digest
@@ -57,7 +59,8 @@ from .facts import save
 from .timing import undisturbed
 from .trainings import data_of, kept
 
-METHODS = ("permute", "channels", "inner")
+METHODS = ("permute", "sensitivity", "channels", "inner")
+OURS = METHODS[:2]
 DENSE = "dense"  # of rows: the source itself
 
 
@@ -113,14 +116,18 @@ def compressed(work: Work, method: str, share: float, seed: int) -> tuple[Weight
     source, images = work.given()
     most = math.floor(limit(f"{share:g}%").of(source.graph.macs))
     whole = Weighted(source.graph, source.state)
-    if method != "permute":
+    if method not in OURS:
         found, ratio = pruned(whole, most, inner=method == "inner")
         state = recalibrated(found.graph, found.state, calibration(images))
         return Weighted(found.graph, state), {"channels_pruned": ratio}
     if work.match:
         most = pruned(whole, most)[0].graph.macs
     worth = criteria(source.graph, source.state, "l2")
-    permuted = permute(source.graph, source.state, worth, Budget(macs=most), seed=seed)
+    measure = None
+    if method == "sensitivity":
+        batches = calibration(images, SENSITIVITY)
+        measure = partial(measured, graph=source.graph, state=source.state, batches=batches)
+    permuted = permute(source.graph, source.state, worth, Budget(macs=most), seed=seed, measure=measure)
     about = {"kept": permuted.kept, "groups": {row["layer"]: row["groups"] for row in permuted.layers}}
     state = recalibrated(permuted.architecture, permuted.state, calibration(images))
     return Weighted(permuted.architecture, state), about
@@ -144,13 +151,13 @@ def _dense(work: Work) -> dict[str, Any]:
 def _run(work: Work, method: str, share: float, seed: int, folder: Path) -> dict[str, Any]:
     keep_freed_memory()
     source, images = work.given()
-    begin, tuning, partial = time.perf_counter(), work.tuning(seed), folder.with_name(folder.name + ".partial")
+    begin, tuning, partly = time.perf_counter(), work.tuning(seed), folder.with_name(folder.name + ".partial")
     (graph, state), about = compressed(work, method, share, seed)
     seconds = time.perf_counter() - begin
-    before = kept(partial.with_suffix(".pruned"), lambda: {"accuracy": accuracy(graph, state, images, tuning)})
+    before = kept(partly.with_suffix(".pruned"), lambda: {"accuracy": accuracy(graph, state, images, tuning)})
     recipe, validation, trained, after = tuning.recipe(images, work.epochs), None, 0.0, before["accuracy"]
     if work.epochs:
-        result = fine_tune(graph, state, images, work.epochs, tuning, partial / "checkpoint.safetensors")
+        result = fine_tune(graph, state, images, work.epochs, tuning, partly / "checkpoint.safetensors")
         state, validation, trained = result.state_dict, result.validation_accuracy, result.seconds
         after = accuracy(graph, state, images, tuning)
     row = {
@@ -177,8 +184,8 @@ def _run(work: Work, method: str, share: float, seed: int, folder: Path) -> dict
     of = {"seed": seed, "validation_accuracy": validation, "test_accuracy": after, "seconds": trained}
     metrics = entry_metrics(graph, images, recipe, [of], provenance={"command": "benchmarks.compression", **row})
     write_entry(folder, graph, state, metrics, overwrite=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.with_suffix(".pruned").unlink(missing_ok=True)
+    shutil.rmtree(partly, ignore_errors=True)
+    partly.with_suffix(".pruned").unlink(missing_ok=True)
     return row
 
 
@@ -208,7 +215,7 @@ def main() -> None:
     parser.add_argument("--shares", default="75,50,35", help="percent of the multiply-adds")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--lr", type=float, help="of fine-tuning; default: as of igcsearch compress")
-    parser.add_argument("--match", action="store_true", help="permute to the multiply-adds that channels came to")
+    parser.add_argument("--match", action="store_true", help="groups to the multiply-adds that channels came to")
     parser.add_argument(
         "--latency-only", action="store_true", help="of the networks that are there; nothing is trained"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..spec.graph import GraphArchitecture
 from ..training import Epoch, ImageData, Recipe, TrainingDiverged, TrainResult, default_recipe, evaluate, train
 from ..training.augment import Normalise
 from ..training.batches import Batches
+from ..training.callback import Callback
 from ..wording import clock, percent
 
 LR = 0.05  # a sixth of what trains from scratch
@@ -53,12 +54,14 @@ def fine_tune(
     tuning: FineTuning,
     checkpoint: Path,
     say: Callable[[str], None] = lambda line: None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train from these weights on; interrupted, the same call goes on from the last whole epoch.
 
     Args:
         checkpoint: file; its folder is made.
         say: is given a line for each epoch.
+        callbacks: what trains along.
 
     Raises:
         UsageError: training diverged, or a file that cannot be written.
@@ -81,6 +84,7 @@ def fine_tune(
             checkpoint=checkpoint,
             on_epoch=show,
             initial_state=state,
+            callbacks=callbacks,
         )
     except OSError as error:
         raise UsageError(f"{checkpoint.parent} cannot be written: {error.strerror}; choose another --out") from None

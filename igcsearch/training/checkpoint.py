@@ -1,13 +1,14 @@
 """A training's state in one file, written whole or not at all; nothing in it is unpickled.
 
 safetensors: model.*, average.*, momentum.* by their names in the state dict, shuffle.* and groups.* where they are soft; in the
-metadata, as JSON, what the run is (format, architecture, recipe, data, initial weights), how far it is (curve) and the
-shuffles and group counts that were learned. Random numbers are keyed, so there is no generator to keep.
+metadata, as JSON, what the run is (format, architecture, recipe, data, initial weights, callbacks), how far it is
+(curve), the shuffles and group counts that were learned, and the callbacks' records, with tensors callback.NAME.*. Random
+numbers are keyed, so there is no generator to keep.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from igcsearch.errors import UsageError
 from igcsearch.files import replacing
+from igcsearch.training.callback import Callback, identities
 from igcsearch.training.step import Stepper
 
 _FORMAT = 1
@@ -46,6 +48,8 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
     about = {"format": _FORMAT, "identity": identity, "curve": curve}
     if stepper.learned is not None:
         about["learned"] = stepper.learned
+    if stepper.callbacks:
+        about["callbacks"] = {callback.name: callback.record for callback in stepper.callbacks}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
@@ -56,11 +60,12 @@ def save_checkpoint(path: Path, stepper: Stepper, identity: dict[str, Any], curv
 
 @dataclass(frozen=True)
 class Stored:
-    """What a checkpoint holds: the curve so far, the record of what is learned (None: nothing), the tensors."""
+    """What a checkpoint holds: the curve, the record of what is learned (None: nothing), tensors, records of callbacks."""
 
     curve: list[dict[str, Any]]
     learned: dict[str, Any] | None
     tensors: dict[str, Tensor]
+    callbacks: dict[str, dict[str, Any]]
 
 
 def read_checkpoint(path: Path, identity: dict[str, Any]) -> Stored:
@@ -75,19 +80,19 @@ def read_checkpoint(path: Path, identity: dict[str, Any]) -> Stored:
             about = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         version, theirs, curve = about["format"], about.get("identity"), about.get("curve")
-        learned = about.get("learned")
+        learned, callbacks = about.get("learned"), about.get("callbacks", {})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error}); {_CURE}") from None
     if version != _FORMAT:
         raise CheckpointError(f"checkpoint {path} has format {version}, this version reads {_FORMAT}; {_CURE}")
     if not isinstance(theirs, dict) or not isinstance(curve, list):
         raise CheckpointError(f"checkpoint {path} does not say what training it is of; {_CURE}")
-    for key, value in identity.items():
+    for key, value in {**dict.fromkeys(theirs), **identity}.items():
         if theirs.get(key) != value:
             raise CheckpointError(
                 f"checkpoint {path} is of another {key}{_difference(theirs.get(key), value)}; {_CURE}"
             )
-    return Stored(curve, learned, tensors)
+    return Stored(curve, learned, tensors, callbacks)
 
 
 def check_learned(path: Path, stepper: Stepper, learned: dict[str, Any] | None) -> None:
@@ -117,11 +122,21 @@ def put_tensors(path: Path, stepper: Stepper, tensors: dict[str, Tensor]) -> Non
 
 
 def checkpoint_identity(
-    architecture_hash: str, recipe: dict[str, Any], data: str, initial_state: dict[str, Tensor] | None
+    architecture_hash: str,
+    recipe: dict[str, Any],
+    data: str,
+    initial_state: dict[str, Tensor] | None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """What a checkpoint must have in common with a training that goes on from it."""
     start = "fresh" if initial_state is None else state_digest(initial_state)
-    return {"architecture": architecture_hash, "recipe": recipe, "data": data, "initial weights": start}
+    found: dict[str, Any] = {
+        "architecture": architecture_hash,
+        "recipe": recipe,
+        "data": data,
+        "initial weights": start,
+    }
+    return {**found, "callbacks": identities(callbacks)} if callbacks else found
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -139,6 +154,8 @@ def state_tensors(stepper: Stepper) -> dict[str, Tensor]:
     if stepper.average is not None:
         named |= {f"average.{name}": tensor for name, tensor in stepper.average.state_dict().items()}
     named |= {f"momentum.{name}": tensor for name, tensor in stepper.momentum_buffers().items()}
+    for callback in stepper.callbacks:
+        named |= {f"callback.{callback.name}.{name}": tensor for name, tensor in callback.state_tensors().items()}
     return named | ({} if stepper.soft is None else stepper.soft.state_tensors())
 
 

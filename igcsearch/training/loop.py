@@ -6,7 +6,7 @@ stop it.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from igcsearch.spec.grouping import learns_groups
 from igcsearch.spec.learning import is_learned, reduced
 from igcsearch.spec.rounding import check_groups_budget
 from igcsearch.training.batches import Batches
+from igcsearch.training.callback import Callback
 from igcsearch.training.checkpoint import (
     Stored,
     check_learned,
@@ -119,6 +120,7 @@ def train(
     on_epoch: Callable[[Epoch], bool | None] | None = None,
     initial_state: dict[str, Tensor] | None = None,
     group: "Group | None" = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train a network by a recipe. The same seed, device and thread count give the same numbers, interrupted or not.
 
@@ -138,6 +140,7 @@ def train(
             checkpoint already it is called again, first. False stops the training.
         initial_state: weights to begin with, by `state_dict` names.
         group: which of several processes this is; None: the only one.
+        callbacks: what trains along (callback.py); their state is in the checkpoint.
 
     Raises:
         UsageError: an architecture for other data, a device that is not there, a checkpoint of another training,
@@ -154,13 +157,13 @@ def train(
         repeatable(place, threads),
         torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
     ):
-        stepper = Stepper(architecture, data, recipe, place, initial_state, group)
+        stepper = Stepper(architecture, data, recipe, place, initial_state, group, callbacks)
         curve: list[dict[str, Any]] = []
         if checkpoint is not None:
             # The precision that auto stands for may differ where an interrupted training goes on: no part of its
             # identity.
             entries = {name: value for name, value in recipe.to_dict().items() if name != "precision"}
-            identity = checkpoint_identity(architecture.hash, entries, data.fingerprint, initial_state)
+            identity = checkpoint_identity(architecture.hash, entries, data.fingerprint, initial_state, callbacks)
             curve = _resume(Path(checkpoint), stepper, identity)
         if group is not None:
             group.spread_(state_tensors(stepper).values())
@@ -279,16 +282,18 @@ def _resume(path: Path, stepper: Stepper, identity: dict[str, Any]) -> list[dict
     of, soft or hardened, in all."""
     group, stored = stepper.group, list[Stored]()
 
-    def read() -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    def read() -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, dict[str, Any]]]:
         if not path.exists():
-            return [], None
+            return [], None, {}
         stored.append(read_checkpoint(path, identity))
         check_learned(path, stepper, stored[0].learned)
-        return stored[0].curve, stored[0].learned
+        return stored[0].curve, stored[0].learned, stored[0].callbacks
 
-    curve, learned = _lead(group, read)
+    curve, learned, callbacks = _lead(group, read)
     if curve:
         stepper.restore(learned, len(curve))
+        for callback in stepper.callbacks:
+            callback.restore(callbacks[callback.name], len(curve))
         _lead(group, lambda: put_tensors(path, stepper, stored[0].tensors))
     return curve
 

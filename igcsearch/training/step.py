@@ -5,7 +5,7 @@ its share of a batch; the gradients are averaged on the way, and the state is th
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from igcsearch.errors import UsageError
 from igcsearch.nn import StagedNetwork, build
 from igcsearch.nn.learned import is_mask
 from igcsearch.spec import Architecture
 from igcsearch.spec.learning import hardened, is_learned
 from igcsearch.training.augment import Normalise, augment
 from igcsearch.training.batches import Batch
+from igcsearch.training.callback import Callback
 from igcsearch.training.datasets.images import ImageData
 from igcsearch.training.device import autocast
 from igcsearch.training.recipe import Recipe, steps_per_epoch
@@ -58,6 +60,7 @@ class Stepper:
         device: where all of it lies.
         initial_state: weights to begin with instead.
         group: the processes that step together, met already; None: this one alone.
+        callbacks: what trains along; not with a network that learns shuffles or group counts.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class Stepper:
         device: torch.device,
         initial_state: dict[str, Tensor] | None = None,
         group: "Group | None" = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.callbacks = tuple(callbacks)
         self.recipe, self.device, self.group = recipe, device, group
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
         self.share = Share(group.rank, group.world_size, recipe.accumulate) if group else Share(0, 1, recipe.accumulate)
@@ -78,6 +83,10 @@ class Stepper:
         self.average: nn.Module | None = None
         self._build(architecture, initial_state, initial_state)
         self.normalise = Normalise(data.mean, data.std, device, recipe.channels_last, self._dtype)
+        if self.callbacks and self.soft is not None:
+            raise UsageError("a network that learns shuffles or group counts trains alone; harden it first")
+        for callback in self.callbacks:
+            callback.start(self.network, self.average, self.steps)
         self._draws = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.network.modules())
 
     def _build(
@@ -183,6 +192,8 @@ class Stepper:
         self._check_weights(epoch, len(losses))
         if self.soft is not None:
             self.soft.end_epoch(epoch, self.steps)
+        for callback in self.callbacks:
+            callback.after_epoch(epoch)
         if self._replica is not None:
             self._replica.settle(self.average)
         weights = torch.tensor(sizes, dtype=torch.float64)
@@ -204,9 +215,13 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         if self.soft is not None:
             self.soft.before(now)
+        for callback in self.callbacks:
+            callback.before_forward(now)
         loss = self._backward(images, batch)
         if self.soft is not None:
             self.soft.add_gradients()
+        for callback in self.callbacks:
+            callback.before_optimizer(now)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.lr_at(now, self.steps)
         self.optimizer.step()
@@ -214,6 +229,8 @@ class Stepper:
             self.soft.after(now)
         if self.average is not None:
             self._follow(now)
+        for callback in self.callbacks:
+            callback.after_step(now)
         return loss
 
     def _backward(self, images_NCHW: Tensor, batch: Batch) -> Tensor:
@@ -238,12 +255,17 @@ class Stepper:
         logits = logits.to(self._dtype)
         if self._replica is None:
             loss = F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing)
+            for callback in self.callbacks:
+                loss = callback.loss(loss, images_NCHW, logits)
             if part.whole != whole:
                 loss = loss * (part.whole / whole)
             loss.backward()
             return loss.detach()
         # DistributedDataParallel averages over processes, whose shares differ: each brings its summand, times their number.
         loss = F.cross_entropy(logits, labels_N, label_smoothing=recipe.label_smoothing, reduction="sum") / whole
+        for callback in self.callbacks:
+            share = len(labels_N) / whole
+            loss = callback.loss(loss / share, images_NCHW, logits) * share
         (loss * self.share.world_size).backward()
         return loss.detach()
 
