@@ -381,20 +381,11 @@ def _images(
 
 
 def normalised(images: ImageData, given: Source, mean: str | None, std: str | None) -> ImageData:
-    """The images, checked against the network, normalised as it wants them."""
-    have = (given.graph.in_channels, given.graph.image_size, given.graph.num_classes)
-    want = (images.in_channels, images.image_size, images.num_classes)
-    if have != want:
-        raise UsageError(
-            f"{given.name} is for {have[0]} channels, {have[1]} pixels, {have[2]} classes; data {images.name} has {want[0]}, "
-            f"{want[1]}, {want[2]}; give matching data (--image-size resizes it)"
-        )
-    means = _numbers("--mean", mean, images.in_channels) or given.mean or images.mean
-    deviations = _numbers("--std", std, images.in_channels) or given.std or images.std
-    splits = {
-        name: replace(getattr(images, name), mean=means, std=deviations) for name in ("train", "validation", "test")
-    }
-    return replace(images, mean=means, std=deviations, **splits)  # in the splits too: checkpoints know images by them
+    """The images, checked against the network, normalised as the options say, else as it wants them."""
+    from ..compress import source
+
+    channels = given.graph.in_channels
+    return source.normalised(images, given, _numbers("--mean", mean, channels), _numbers("--std", std, channels))
 
 
 def _numbers(option: str, text: str | None, count: int) -> tuple[float, ...] | None:

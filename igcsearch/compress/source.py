@@ -7,10 +7,10 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,9 @@ from ..entries import Entry, create_model, find_model
 from ..errors import UsageError, near
 from ..spec.graph import GraphArchitecture
 from .trace import check_finite, trace
+
+if TYPE_CHECKING:
+    from ..training import ImageData
 
 PICKLES = (".pt", ".pth", ".th", ".tar", ".bin", ".pkl", ".pickle", ".ckpt")
 SHOWN = 3  # names that an error lists
@@ -89,6 +92,31 @@ def read_source(
     traced = trace(module, size, in_channels, family=name)
     mean, std = mean_std or (None, None)
     return Source(name, traced.architecture, traced.state_dict, mean, std)
+
+
+def normalised(
+    images: ImageData,
+    given: Source,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> ImageData:
+    """The images, normalised as the network wants them; `mean` and `std` are used instead where they are given.
+
+    Raises:
+        UsageError: images of other channels, size or classes than the network's.
+    """
+    have = (given.graph.in_channels, given.graph.image_size, given.graph.num_classes)
+    want = (images.in_channels, images.image_size, images.num_classes)
+    if have != want:
+        raise UsageError(
+            f"{given.name} is for {have[0]} channels, {have[1]} pixels, {have[2]} classes; data {images.name} has {want[0]}, "
+            f"{want[1]}, {want[2]}; give matching data (--image-size resizes it)"
+        )
+    means, deviations = mean or given.mean or images.mean, std or given.std or images.std
+    splits = {
+        name: replace(getattr(images, name), mean=means, std=deviations) for name in ("train", "validation", "test")
+    }
+    return replace(images, mean=means, std=deviations, **splits)  # in the splits too: checkpoints know images by them
 
 
 def _entry(text: str, weights: str) -> Source:
