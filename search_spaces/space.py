@@ -28,6 +28,7 @@ from .plans import Layout
 
 #: The spaces that come with the package: modules of this folder with `space`, `smallest` and a first line that says what for.
 SPACES = ("digits", "cifar", "mobile", "igcv2_figure3")
+REGROUP = "regroup"  # the space of a given network's group counts (regroup.py)
 ALL = "all"  # every family of blocks.FAMILIES
 
 
@@ -122,15 +123,21 @@ def get_space(spec: str) -> Space:
     """The space of that name, or of that function: "path/to/file.py:function".
 
     Raises:
-        UsageError: an unknown name (with near ones), a file or function that is missing or cannot be used.
+        UsageError: an unknown name (with near ones), a file or function that is missing or cannot be used; "regroup", which is
+            made of a network (`regroup.Regroup`).
     """
     if spec in SPACES:
         module = importlib.import_module(f"{__package__}.{spec}")
         return Space(spec, module.space, _first_line(module), module.smallest, getattr(module, "LAYOUT", None))
     if ":" in spec or spec.endswith(".py"):
         return _user_space(spec)
+    if spec == REGROUP:
+        raise UsageError(
+            f"space {spec!r} is the group counts of a network; give --init-from ENTRY, the one to begin from"
+        )
+    names = (*SPACES, REGROUP)
     raise UsageError(
-        f"unknown space {spec!r}{near(spec, SPACES)}; spaces: {', '.join(SPACES)}, or your own as file.py:function"
+        f"unknown space {spec!r}{near(spec, names)}; spaces: {', '.join(names)}, or your own as file.py:function"
     )
 
 
@@ -241,4 +248,4 @@ def _first_line(what: Any) -> str:
     return (inspect.getdoc(what) or "").partition("\n")[0]
 
 
-__all__ = ["ALL", "SPACES", "Space", "get_space"]
+__all__ = ["ALL", "REGROUP", "SPACES", "Space", "get_space"]

@@ -29,7 +29,8 @@ def search(
         str,
         typer.Argument(
             metavar="SPACE",
-            help="digits, cifar (32x32), mobile (224x224); igcv2_figure3, a grid of six networks; or your own: file.py:function.",
+            help="digits, cifar (32x32), mobile (224x224); igcv2_figure3, a grid of six networks; regroup, "
+            "a network's group counts (--init-from); or your own: file.py:function.",
             show_default=False,
         ),
     ],
@@ -38,7 +39,9 @@ def search(
         typer.Option(
             "--data",
             metavar="DATA",
-            help=options.DATA_HELP + " Default: digits for digits, cifar10 for cifar, cifar100 for igcv2_figure3.",
+            help=options.DATA_HELP
+            + " Default: digits for digits, cifar10 for cifar, cifar100 for igcv2_figure3, that of ENTRY for "
+            "regroup.",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -171,6 +174,16 @@ def search(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init-from",
+            metavar="ENTRY",
+            help="For regroup: the published network (name or folder) whose layers are given groups. Candidates begin with its "
+            "weights, the first one is the network itself.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -255,7 +268,7 @@ def search(
         "groups_temperature": groups_temperature,
         "groups_penalty": groups_penalty,
     }
-    spec = options.data_spec(data or default_data(space), data_root, download, train_images, image_size)
+    spec = options.data_spec(data or default_data(space, init_from), data_root, download, train_images, image_size)
     config = SearchConfig(
         space=space,
         data=spec,
@@ -280,6 +293,7 @@ def search(
         shuffle=shuffle,
         groups=groups,
         families=None if families is None else tuple(part.strip() for part in families.split(",")),
+        init_from=init_from,
         epochs=epochs,
         overrides={name: value for name, value in overrides.items() if value is not None},
         **options.latency_fields(latency_device, latency_batch, latency_threads, latency_time),
@@ -291,14 +305,24 @@ def search(
         raise typer.Exit(status)
 
 
-def default_data(space: str) -> str:
-    """The data of a space by default.
+def default_data(space: str, init_from: str | None = None) -> str:
+    """The data of a space by default; with a network to begin from, what that was trained on.
 
     Raises:
-        UsageError: the space has none.
+        UsageError: there is none.
     """
-    from ..search_spaces import get_space
+    from ..search_spaces import REGROUP, get_space
 
+    if space == REGROUP and init_from is not None:
+        from ..search.start import read_start
+        from ..training import DATA_NAMES
+
+        of = read_start(init_from).data
+        if of not in DATA_NAMES:
+            raise UsageError(
+                f"--init-from {init_from!r} does not say what data it is for; give --data NAME, FOLDER or FILE.npz"
+            )
+        return of
     get_space(space)  # an unknown space is the first thing to say
     if space not in DEFAULT_DATA:
         raise UsageError(f"space {space!r} has no data of its own; give --data NAME, FOLDER or FILE.npz")

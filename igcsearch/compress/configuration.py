@@ -20,6 +20,7 @@ from ..permutations import kept, solve
 from ..spec import Budget, Cost
 from ..spec.graph import GraphArchitecture
 from ..spec.knapsack import choose
+from ..spec.operations import Convolution, Shape
 from .criterion import Matrix, groupable
 from .progress import Progress, Say, silent
 
@@ -100,20 +101,25 @@ def tables(
         if node.name not in criteria:
             continue
         progress.at(len(found) / len(criteria))
-        matrix = criteria[node.name]
-        _, height, width = graph.shapes[node.name]
-        common = math.gcd(convolution.in_channels, convolution.out_channels)
-        options = []
-        for groups in (g for g in range(1, min(common, most_groups) + 1) if common % g == 0):
-            weight = convolution.weights // groups
-            cost = Cost(weight, weight * height * width)
-            alone = None if groups == 1 else solve(matrix, groups, method="quick")
-            lost = 0.0 if alone is None else 1.0 - kept(matrix, *alone, groups)
-            options.append(Option(groups, lost, cost, alone))
-        found.append(
-            Table(node.name, node.reads[0], matrix, tuple(options), 1.0 if weights is None else weights[node.name])
-        )
+        matrix, shape = criteria[node.name], graph.shapes[node.name]
+        options = tuple(option(convolution, matrix, groups, shape) for groups in group_counts(convolution, most_groups))
+        found.append(Table(node.name, node.reads[0], matrix, options, 1.0 if weights is None else weights[node.name]))
     return found
+
+
+def group_counts(convolution: Convolution, most_groups: int = MOST_GROUPS) -> list[int]:
+    """The group counts that a dense convolution can have: every common divisor of its channel counts up to `most_groups`."""
+    common = math.gcd(convolution.in_channels, convolution.out_channels)
+    return [groups for groups in range(1, min(common, most_groups) + 1) if common % groups == 0]
+
+
+def option(convolution: Convolution, matrix: Matrix, groups: int, shape: Shape) -> Option:
+    """A dense convolution with so many groups; `matrix` is its criterion, `shape` what it makes, (out, rows, columns)."""
+    weight = convolution.weights // groups
+    cost = Cost(weight, weight * shape[1] * shape[2])
+    alone = None if groups == 1 else solve(matrix, groups, method="quick")
+    lost = 0.0 if alone is None else 1.0 - kept(matrix, *alone, groups)
+    return Option(groups, lost, cost, alone)
 
 
 def configured(

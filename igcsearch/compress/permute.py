@@ -150,7 +150,7 @@ def _permuted(
     channels = channels_of(graph)
     every = {}
     for way, pairs in chosen.items():
-        layers = [_grouped(table, option) for table, option in pairs if option.groups > 1]
+        layers = [grouped(table, option) for table, option in pairs if option.groups > 1]
         every[way] = settled(channels, layers, gathers, seed=seed)
     lost = {
         way: sum(table.weight * (1 - each.orders.kept.get(table.name, 1.0)) for table in found)
@@ -180,7 +180,8 @@ def _tradeoff(kept: Sequence[float], gathers: int, lost: float, whole: float) ->
     return [(number, 1.0 - (lost + kept[gathers] - kept[number]) / whole) for number in sorted(numbers)]
 
 
-def _grouped(table: Table, option: Option) -> Grouped:
+def grouped(table: Table, option: Option) -> Grouped:
+    """A layer with the groups of an option of its table, for the search for orders of channels."""
     weight = table.weight / max(float(table.criterion.sum()), 1e-300)
     return Grouped(table.name, table.source, table.criterion, option.groups, weight, alone=option.alone)
 

@@ -238,7 +238,7 @@ def _origin(setting: Setting, candidate: Candidate) -> dict[str, Any]:
     return {
         "study": setting.folder.resolve().name,
         "trial": candidate.id,
-        "space": config.space,
+        **setting.searched,
         "sampler": config.sampler,
         "seed": config.seed,
         "objectives": list(config.objectives),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import atomic_write
 from ..search.retrained import FOLDER, read_json, write_json
+from ..search.start import Loaded, StartRef
 from ..spec import Architecture, Budget
 from ..training import DataSpec, Recipe
 
@@ -39,6 +40,7 @@ class Job:
     folder: Path
     device: str
     threads: int
+    start: StartRef | None = None  # whose weights it begins with
 
     @property
     def seed(self) -> int:
@@ -60,6 +62,7 @@ def make_job(
     threads: int,
     *,
     relearn: Budget | None = None,
+    start: StartRef | None = None,
 ) -> Job:
     """The job of a candidate with the recipe's seed; `data` are the images of `spec`.
 
@@ -78,6 +81,7 @@ def make_job(
         folder=(study_folder / FOLDER / architecture.hash / f"seed{recipe.seed}").absolute(),
         device=device,
         threads=threads,
+        start=start,
     )
 
 
@@ -95,15 +99,21 @@ def run_job(
 
     job.folder.mkdir(parents=True, exist_ok=True)
     checkpoint = job.file("checkpoint", ".safetensors")
+    architecture, data = Architecture.from_json(job.architecture), _data(json.dumps(job.data, sort_keys=True))
+    initial = None
+    if job.start is not None:
+        start = _loaded(job.start)
+        data, initial = start.images(data), start.state(architecture)
     result = train_in_study(
-        Architecture.from_json(job.architecture),
-        _data(json.dumps(job.data, sort_keys=True)),
+        architecture,
+        data,
         Recipe.from_dict(job.recipe),
         device=job.device,
         threads=job.threads,
         checkpoint=checkpoint,
         on_epoch=on_epoch,
         on_note=on_note,
+        initial_state=initial,
     )
     weights = save({key: value.detach().cpu().contiguous().clone() for key, value in result.state_dict.items()})
     record = {
@@ -160,3 +170,9 @@ def _data(text: str) -> ImageData:
     from ..training import load_data
 
     return load_data(DataSpec.from_dict(json.loads(text)))
+
+
+@lru_cache(maxsize=1)
+def _loaded(start: StartRef) -> Loaded:
+    """The network that a worker's jobs begin from, kept from job to job."""
+    return start.read()

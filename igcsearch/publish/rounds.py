@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from ..errors import UsageError
 from ..machine import available_cores
 from ..search.retrained import FOLDER
+from ..search.start import StartRef, study_start
 from ..training import DataSpec, default_recipe, load_data, resolve_device
 from .events import EpochDone, Event, Note, Planned, SeedDone, SeedFailed
 from .facts import mean_and_std
@@ -44,7 +45,15 @@ class Setting:
     tell: OnEvent
     pool: Pool | None = None  # None: processes of this machine
     relearn: bool = False  # learned shuffles are learned anew by every retraining
+    start: StartRef | None = None  # whose weights all begin with
     asked: str | None = None  # the device of retrainings on ray, whose nodes decide what it stands for; None: `device`
+
+    @property
+    def searched(self) -> dict[str, str]:
+        """What the study searched, for the record: the space, and the network that it began from."""
+        config = self.study.config
+        began = {} if config.init_from is None else {"init_from": Path(config.init_from).name}
+        return {"space": config.space, **began}
 
     @property
     def place(self) -> str:
@@ -108,7 +117,9 @@ def make_setting(
         device = "auto"  # this machine needs no GPU
     place = str(resolve_device(device))
     spec = replace(data or config.data, train_images=train_images)
-    images = load_data(spec)
+    images, start = load_data(spec), study_start(study)
+    if start is not None:
+        images = start.read().images(images)
     recipe = config.recipe or default_recipe(images, **config.given)
     recipe = replace(recipe, epochs=epochs or recipe.epochs)
     threads = max(1, available_cores() // workers)
@@ -117,6 +128,7 @@ def make_setting(
         *(Path(study.path), study, spec, images, recipe, place, workers, threads, tell, pool),
         asked=asked,
         relearn=relearn,
+        start=start,
     )
 
 
@@ -128,7 +140,7 @@ def retrain_all(setting: Setting, results: Sequence[Retrained], seeds: int) -> l
             recipe = replace(setting.recipe, seed=seed)
             parts = (setting.folder, result.candidate, setting.spec, setting.data, recipe)
             relearn = setting.study.config.budget if setting.relearn and result.candidate.learned is not None else None
-            result.jobs.append(make_job(*parts, setting.place, setting.threads, relearn=relearn))
+            result.jobs.append(make_job(*parts, setting.place, setting.threads, relearn=relearn, start=setting.start))
     jobs = [job for result in results for job in result.jobs]
     records = {job: record for job in jobs if (record := finished(job)) is not None}
     waiting = [job for job in jobs if job not in records]

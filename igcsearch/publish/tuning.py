@@ -19,9 +19,9 @@ from ..training.augment import Normalise
 from ..training.batches import Batches
 from ..training.callback import Callback
 from ..training.distillation import Distillation
+from ..training.recipe import FINE_TUNING_LR
 from ..wording import clock, percent
 
-LR = 0.05  # a sixth of what trains from scratch
 CALIBRATION = 1024  # training images for gradients, and for the statistics of batch norms
 SENSITIVITY = 256  # training images for losses, of which there are many
 
@@ -46,7 +46,7 @@ class FineTuning:
     def recipe(self, images: ImageData, epochs: int) -> Recipe:
         """The recipe of so many epochs, or of one where there are none."""
         entries = {name: value for name, value in self.entries.items() if value is not None}
-        return default_recipe(images, max(epochs, 1), self.seed, **{"lr": LR, **entries})
+        return default_recipe(images, max(epochs, 1), self.seed, **{"lr": FINE_TUNING_LR, **entries})
 
 
 def fine_tune(

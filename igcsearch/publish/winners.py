@@ -100,7 +100,7 @@ def _identity(setting: Setting) -> dict[str, Any]:
     config = setting.study.config
     return {
         "study": setting.folder.resolve().name,
-        "space": config.space,
+        **setting.searched,
         "sampler": config.sampler,
         "seed": config.seed,
         "objectives": list(config.objectives),

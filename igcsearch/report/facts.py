@@ -6,12 +6,13 @@ page.py lays these facts out and never looks at the study itself.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..search.retrained import read_agreement, read_finalists
+from ..search.start import START
 from ..spec import Architecture
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def collect(study: Study, folder: Path | None = None) -> Facts:
     return Facts(
         title=f"Networks for {Path(config.data.name).name}",
         space=Path(config.space).name,
-        settings=_settings(config, candidates) | ({} if study.latency is None else {"Latency": study.latency.words}),
+        settings=_settings(config, candidates)
+        | ({} if study.latency is None else {"Latency": study.latency.words})
+        | _began(study.optuna.user_attrs.get(START)),
         counts=counts,
         acceptance=(proposals - counts["settled"]) / proposals if proposals else None,
         seconds=sum(c.seconds for c in trained),
@@ -102,6 +105,13 @@ def collect(study: Study, folder: Path | None = None) -> Facts:
         agreement=None if folder is None else read_agreement(folder),
         **_learned(trained),
     )
+
+
+def _began(start: Mapping[str, Any] | None) -> dict[str, str]:
+    """The network that the study began from, in words; nothing where it began from none."""
+    if start is None:
+        return {}
+    return {"Begins from": f"{Path(start['entry']).name}, {start['params']:,} parameters, {start['macs']:,} MACs"}
 
 
 def _learned(trained: Sequence[Candidate]) -> dict[str, Any]:

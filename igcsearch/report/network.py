@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..spec import Architecture, Block
+from ..spec import Architecture, Block, GraphArchitecture
 from ..spec.conditions import block_report, path_counts
 from ..wording import DASH, count, min_mean_max
 from .drawing import draw_block
@@ -22,11 +22,22 @@ def network_section(facts: Facts) -> str:
     if facts.architecture is None or facts.best is None:
         return ""
     architecture = facts.architecture
+    which = f'Candidate {facts.best["id"]}, architecture <span class="hash">{architecture.hash}</span>.'
+    as_json = f"<details><summary>The architecture as JSON</summary><pre>{text(architecture.to_json(indent=1))}</pre></details>"
+    if isinstance(architecture, GraphArchitecture):
+        return f"""
+<section>
+<h2>The best network</h2>
+<p class="note">{which} Its convolutions and their group counts; channels stand in the order in which they are stored.</p>
+{_layers_table(architecture)}
+{as_json}
+</section>
+"""
     drawings, figures = _figures(architecture)
     return f"""
 <section>
 <h2>The best network</h2>
-<p class="note">Candidate {facts.best["id"]}, architecture <span class="hash">{architecture.hash}</span>. A card is a block,
+<p class="note">{which} A card is a block,
 as high as its feature map and as wide as its channels; pick one to see how its channels are joined.</p>
 <div class="scroll">{draw_network(architecture, drawings)}</div>
 {figures}
@@ -35,7 +46,7 @@ as high as its feature map and as wide as its channels; pick one to see how its 
 both parts are group convolutions with dense branches; nearly: one or two; loose: at least one. Balance is parameters over
 their lower bound.</p>
 {_paths_table(architecture)}
-<details><summary>The architecture as JSON</summary><pre>{text(architecture.to_json(indent=1))}</pre></details>
+{as_json}
 </section>
 """
 
@@ -101,6 +112,24 @@ def reach(counts_OI: NDArray[np.int64], channel: int = 0) -> str:
 
 def _level(level: str) -> Html:
     return Html(f'<span class="level {text(level)}">{text(level)}</span>')
+
+
+def _layers_table(graph: GraphArchitecture) -> str:
+    rows = []
+    for node, layer in graph.convolutions():
+        made = graph.shapes[node.name]
+        rows.append(
+            [
+                node.name,
+                "×".join(map(str, layer.kernel_size)),
+                f"{layer.in_channels} → {layer.out_channels}",
+                f"{made[1]}×{made[2]}",
+                str(layer.groups),
+                count(layer.params),
+                count(layer.macs(made)),
+            ]
+        )
+    return table(["layer", "kernel", ">channels", ">map", ">groups", ">parameters", ">MACs"], rows)
 
 
 def _paths_table(architecture: Architecture) -> str:

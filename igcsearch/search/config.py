@@ -16,7 +16,7 @@ from typing import Any
 
 from igcsearch.errors import UsageError, near
 from igcsearch.machine import available_cores
-from igcsearch.search_spaces import SPACES, get_space
+from igcsearch.search_spaces import REGROUP, SPACES, get_space
 from igcsearch.spec import Budget
 from igcsearch.spec.learning import LearningRule
 from igcsearch.training import DATA_NAMES, DataSpec, Recipe
@@ -97,6 +97,8 @@ class SearchConfig:
             None: searched, or what the study has that is resumed.
         families: block families that the space chooses from, names of `igcsearch.blocks.FAMILIES` or "all"; kept in the order of
             FAMILIES. None: the space's own, or what the study has that is resumed.
+        init_from: with the space regroup, and with no other: the published entry (name or folder) whose group counts are
+            searched; candidates begin with its weights.
         latency_device: where the networks will run, cpu or cuda, for the budget and the objective of latency; of the
             coordinator's machine, whatever device trains.
         latency_batch: images in a pass there.
@@ -130,6 +132,7 @@ class SearchConfig:
     shuffle: str | None = None
     groups: str | None = None
     families: tuple[str, ...] | None = None
+    init_from: str | None = None
     latency_device: str = "cpu"
     latency_batch: int = 1
     latency_threads: int = 1
@@ -139,7 +142,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        if self.families is not None:
+        if self.families is not None and self.space != REGROUP:
             object.__setattr__(self, "families", get_space(self.space).with_families(self.families).families)
         for name in ("trials", "workers", "threads_per_worker", "epochs", "seed", *_COUNTS):
             value, low = getattr(self, name), 0 if name == "seed" else 1
@@ -180,6 +183,7 @@ class SearchConfig:
                 f"stopping {self.stopping!r} needs the single objective accuracy, not {' and '.join(self.objectives)}; "
                 "use stopping 'halving' or 'none', or drop the second objective"
             )
+        self._check_start()
         if self.latency is None:
             self._refuse_given(
                 _LATENCY_ONLY, "needs a latency to look at; give --max-latency or --objective accuracy,latency"
@@ -191,6 +195,28 @@ class SearchConfig:
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default:
                 raise UsageError(f"{name} = {value!r} {why}")
+
+    def _check_start(self) -> None:
+        """The space regroup has a network to begin from, whose group counts alone are open; no other space has one."""
+        if self.init_from is None:
+            if self.space == REGROUP:
+                get_space(self.space)  # says what it needs
+            return
+        given = f"init_from {self.init_from!r} (--init-from)"
+        if self.space != REGROUP:
+            raise UsageError(
+                f"{given} goes with the space {REGROUP!r}, not {self.space!r}; leave it out, or search {REGROUP}"
+            )
+        more = self.families is not None or self.shuffle not in (None, "interleave")
+        if more or self.groups not in (None, "searched"):
+            raise UsageError(
+                f"{given}: nothing but the network's group counts is searched; leave --families, --shuffle and --groups out"
+            )
+        if self.latency is not None:
+            raise UsageError(
+                f"{given} does not go with a latency, which is predicted for blocks and not for graphs; limit --max-params and "
+                "--max-macs"
+            )
 
     def _check_groups(self) -> None:
         """Group counts are learned under a budget of parameters or MACs; what they will be is not known before."""
@@ -278,6 +304,9 @@ class SearchConfig:
         data = self.data.to_dict() | {"name": _data_name(self.data.name)}
         if self.data.root is not None:
             data["root"] = str(Path(self.data.root).expanduser().resolve())
+        start = self.init_from
+        if start is not None and Path(start).expanduser().is_dir():
+            start = str(Path(start).expanduser().resolve())
         plain = {
             name: value for name, value in asdict(replace(self, recipe=None)).items() if name not in ("data", "budget")
         }
@@ -286,6 +315,7 @@ class SearchConfig:
             "data": data,
             "budget": self.budget.to_dict(),
             "recipe": recipe,
+            "init_from": start,
         }
 
     @classmethod
@@ -340,6 +370,10 @@ def question_name(config: SearchConfig) -> str:
         del values["families"]
     if config.latency not in (None, LatencySetting()):  # studies had names before they could say this
         values["latency"] = asdict(config.latency)
+    if config.init_from is not None:
+        from .start import read_start
+
+        values["init_from"] = read_start(config.init_from).digest
     values["recipe"] = config.given if config.recipe is None else config.recipe.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     return f"{Path(config.space.rpartition(':')[0] or config.space).stem}-{digest}"

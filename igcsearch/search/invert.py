@@ -75,6 +75,12 @@ def find_parameters(
     Returns:
         None for the trial where no such parameters were found.
     """
+    if not isinstance(wanted, StagedArchitecture):  # the space regroup: parameters mean the same under every budget
+        trial = FixedTrial(start)
+        try:
+            return (trial if space.propose(trial, problem).key == wanted.key else None), 1
+        except UsageError:
+            return None, 1
     goal, asked = _Features(wanted), 0
 
     def attempt(params: Mapping[str, Any]) -> tuple[tuple[float, ...], FixedTrial]:
@@ -116,7 +122,7 @@ class _Features:
     """What is compared of a network."""
 
     def __init__(self, architecture: Architecture) -> None:
-        assert isinstance(architecture, StagedArchitecture)  # spaces propose no other
+        assert isinstance(architecture, StagedArchitecture)  # where it is wanted, the space proposes no other
         stages = architecture.stages
         widths = [architecture.stem.out_channels, *(stage.blocks[-1].out_channels for stage in stages)]
         self.key, self.hash = architecture.key, architecture.hash

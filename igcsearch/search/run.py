@@ -31,6 +31,7 @@ from .measuring import Progress, check_device, measure_table
 from .places import place_at
 from .samplers import population_size, resolve_stopping
 from .settle import Space, check_budget, check_proposals
+from .start import START, check_same_start, read_start
 from .storage import SCHEMA, Place, close
 from .study import Study
 
@@ -128,6 +129,8 @@ def _run(
     _check_same_data(place, study, facts)
     if resumed:
         study.set_user_attr("igcsearch:config", config.to_dict())  # trials, limits and places may be new
+        if config.init_from is not None:  # it may have been moved
+            study.set_user_attr(START, read_start(config.init_from).to_dict())
     place.describe()
     if table is not None and stored_table(study.user_attrs) is None:  # begun by a version that predicted in another way
         study.set_user_attr(TABLE, table.to_dict())
@@ -157,6 +160,9 @@ def _run(
             for name, value in asdict(facts).items()
             if name not in ("recipe", "device", "threads", "versions")
         }
+        if config.init_from is not None and not study.get_trials(deepcopy=False):
+            for parameters in read_start(config.init_from).first(config.budget):
+                study.enqueue_trial(parameters)
         counts, requeued = coordinator.counts, coordinator.recovered
         workers = (engine.workers, facts.device, facts.threads)
         emit(events.Started(counts, str(place.folder), resumed, requeued, *workers, plan.stopping, data))
@@ -177,6 +183,8 @@ def _run(
 
 def space_of(config: SearchConfig) -> Space:
     """The search's space, which proposes what the search leaves open."""
+    if config.init_from is not None:
+        return read_start(config.init_from).regroup.space
     space = get_space(config.space)
     space = space if config.families is None else space.with_families(config.families)
     return space.limited(config.shuffles, config.group_counts)
@@ -221,6 +229,7 @@ def _attributes(config: SearchConfig, facts: DataFacts, table: LatencyTable | No
         "igcsearch:versions": versions,
         "igcsearch:space_sha256": space_sha256(config.space),
         **({} if table is None else {TABLE: table.to_dict()}),
+        **({} if config.init_from is None else {START: read_start(config.init_from).to_dict()}),
     }
 
 
@@ -243,7 +252,9 @@ def _same_question(place: Place, study: optuna.Study, config: SearchConfig) -> S
     where = place.label if place.shared else str(place.folder)
     check_same_question(stored, config, where)
     with place.readable():
-        before = study.user_attrs.get("igcsearch:space_sha256")
+        before, start = (study.user_attrs.get(name) for name in ("igcsearch:space_sha256", START))
+    if start is not None and config.init_from is not None:
+        check_same_start(start, read_start(config.init_from), where)
     if before is not None and before != space_sha256(
         config.space
     ):  # the user's own is the same to the letter of its file

@@ -12,6 +12,7 @@ from igcsearch.errors import UsageError
 from igcsearch.search.config import SearchConfig
 from igcsearch.search.coordinator import Coordinator
 from igcsearch.search.jobs import DataFacts, Job
+from igcsearch.search.start import start_ref
 
 from .estimate import estimate
 from .processes import WorkerProcess, wait_for
@@ -41,7 +42,8 @@ class LocalEngine:
 
     def __init__(self, config: SearchConfig, trainer: str = WorkerSpec.trainer) -> None:
         self._config = config
-        self._spec = WorkerSpec(config.data, config.recipe, config.given, config.device, config.threads, trainer)
+        how = (config.data, config.recipe, config.given, config.device, config.threads)
+        self._spec = WorkerSpec(*how, trainer, start_ref(config))
         self._workers: list[_Worker] = []
         self._start_failures = 0
         self.workers = config.workers

@@ -21,6 +21,7 @@ from igcsearch.errors import UsageError
 from igcsearch.search.config import SearchConfig
 from igcsearch.search.coordinator import Coordinator
 from igcsearch.search.jobs import DataFacts
+from igcsearch.search.start import start_ref
 from igcsearch.training import DataSpec
 
 from .ray_bridge import Bridge, Stop, Suggest, Turn
@@ -79,7 +80,7 @@ class RayEngine:
         threads = config.threads_per_worker or self._share.cpus
         device = "cuda" if self._share.gpus else "cpu"
         data = DataSpec.from_dict(config.to_dict()["data"])  # with absolute paths
-        spec = WorkerSpec(data, config.recipe, config.given, device, threads, self._trainer)
+        spec = WorkerSpec(data, config.recipe, config.given, device, threads, self._trainer, start_ref(config))
         images = self._load(spec, nodes)
         self._task = Task(secrets.token_hex(6), spec, images, software())
         found = self._ask(look, (self._task,), num_cpus=self._share.cpus, num_gpus=self._share.gpus)

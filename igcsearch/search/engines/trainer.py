@@ -16,6 +16,7 @@ from igcsearch import __version__
 from igcsearch.search.jobs import DataFacts, Job
 from igcsearch.search.training import train_in_study
 from igcsearch.training import Epoch, ImageData, Recipe, default_recipe, load_data, resolve_device, time_step
+from igcsearch.training.recipe import FINE_TUNING_LR
 
 from .worker import WorkerSpec, architecture_of
 
@@ -31,15 +32,18 @@ class Trainer:
         data: the images, where they are loaded already (`load`, shared by the workers of a Ray node).
 
     Raises:
-        UsageError: data or a device that cannot be used.
+        UsageError: data, a device or a network to begin from that cannot be used.
     """
 
     def __init__(self, spec: WorkerSpec, data: ImageData | None = None) -> None:
         torch.set_num_threads(spec.threads)
         self._device = resolve_device(spec.device)
         self._threads = spec.threads
-        self._data = data = self.load(spec) if data is None else data
-        recipe = default_recipe(data, **spec.given) if spec.recipe is None else spec.recipe.resolve(data)
+        self._start = None if spec.start is None else spec.start.read()
+        data = self.load(spec) if data is None else data
+        self._data = data = data if self._start is None else self._start.images(data)
+        given = {**({} if self._start is None else {"lr": FINE_TUNING_LR}), **spec.given}
+        recipe = default_recipe(data, **given) if spec.recipe is None else spec.recipe.resolve(data)
         self.facts = DataFacts(
             name=data.name,
             image_size=data.image_size,
@@ -88,6 +92,7 @@ class Trainer:
             on_epoch=told,
             on_note=on_note,
             group=group,
+            initial_state=None if self._start is None else self._start.state(architecture),
         )
         for note in result.notes:
             on_note(f"nothing to learn, interleaved instead: {note}")

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from igcsearch.errors import UsageError
 from igcsearch.search.jobs import DataFacts, Job
+from igcsearch.search.start import StartRef
 from igcsearch.spec import Architecture
 from igcsearch.training import DataSpec, Recipe
 
@@ -31,7 +32,7 @@ from .processes import Channel
 @dataclass(frozen=True)
 class WorkerSpec:
     """What a worker is told when it starts. Without a recipe it takes the data's, with the entries `given`; `trainer` is
-    `module:class` or `file.py:class` (tests put their own there)."""
+    `module:class` or `file.py:class` (tests put their own there); `start` is the network whose weights candidates begin with."""
 
     data: DataSpec
     recipe: Recipe | None
@@ -39,6 +40,7 @@ class WorkerSpec:
     device: str
     threads: int
     trainer: str = "igcsearch.search.engines.trainer:Trainer"
+    start: StartRef | None = None
 
 
 class TrainerLike(Protocol):
