@@ -201,7 +201,7 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         raise LibraryError(f"the library cannot be loaded: {error}") from error
     if found != source.encode():
         raise LibraryError(f"the library is of other sources ({found.decode(errors='replace')}, not {source})")
-    for name in ("igc_forward", "igc_backward"):
+    for name in ("igc_forward", "igc_backward", "igc_sparse"):
         function = getattr(library, name)
         function.argtypes, function.restype = [ctypes.c_void_p], None
     library.igc_level.argtypes = [ctypes.c_int]
