@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from torch.nn import functional as F
 from igcsearch.errors import UsageError
 from igcsearch.nn.fused import fused_available
 from igcsearch.nn.fused.library import kernels
-from igcsearch.nn.fused.sparse import SparseRun, store
+from igcsearch.nn.fused.sparse import SparseRun
+from igcsearch.nn.fused.sparse_storage import store
 from igcsearch.nn.workspace import Workspace
 
-LEVELS = range(0 if kernels() is None else kernels().igc_level(-1) + 1)
+LIBRARY = kernels()
+LEVELS = range(0 if LIBRARY is None else LIBRARY.igc_level(-1) + 1)
 needs_kernels = pytest.mark.skipif(not fused_available("cpu", torch.float32), reason="no fused kernels")
 
 
@@ -78,7 +81,13 @@ def test_as_the_masked_convolution(data: st.DataObject) -> None:
     more = torch.randn(wanted.shape, generator=generator) if draw(st.booleans()) else None
     wanted = wanted if more is None else wanted + more
     wanted = wanted if final is None else getattr(F, final)(wanted)
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "activation": inside}
+    geometry: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "activation": inside,
+    }
     run = SparseRun(weight, bias, **geometry, terms=draw(st.sampled_from([None, 7, 16, 256])))
     with machine(draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from(LEVELS))):
         assert error(run(x, more, final), wanted) < 1e-5
