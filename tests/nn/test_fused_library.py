@@ -19,6 +19,7 @@ const char* igc_source() { return IGC_SOURCE; }
 int igc_level(int wanted) { return ANSWER; }
 void igc_forward(const void*) {}
 void igc_backward(const void*) {}
+void igc_sparse(const void*) {}
 }
 """
 

@@ -111,13 +111,13 @@ def _folded_by_stock(
         at += read
         b = bias.to(x.dtype) if bias.numel() else None
         x = F.conv2d(x, weight.to(x.dtype), b, stride if i == 0 else 1, weight.shape[2] // 2, groups=count)
-        x = _NUMBERED[activations[i]](x)
+        x = NUMBERED[activations[i]](x)
     x = x[:, index[at:].long().argsort()]
     x = x if residual is None else x + residual
-    return _NUMBERED[final](x).contiguous(memory_format=layout)
+    return NUMBERED[final](x).contiguous(memory_format=layout)
 
 
-_NUMBERED: dict[int, Callable[[Tensor], Tensor]] = {0: lambda x: x, 1: torch.relu, 2: F.relu6, 3: F.hardswish}
+NUMBERED: dict[int, Callable[[Tensor], Tensor]] = {0: lambda x: x, 1: torch.relu, 2: F.relu6, 3: F.hardswish}
 
 
 class Folded:
@@ -155,7 +155,7 @@ class Folded:
         """(N, C_in, H, W) to (N, C_out, H', W'); in `room`, where there is one, beside what is `busy`."""
         weights, biases, index, groups, stride, activations = self.fixed
         if (
-            _watched(x_NCHW, residual)
+            watched(x_NCHW, residual)
             or not self._plain
             or x_NCHW.dtype is not torch.float32
             or x_NCHW.device.type != "cpu"
@@ -197,7 +197,7 @@ def _folded_flops(x: Any, weights: Any, *_: Any, out_shape: Any, **__: Any) -> i
     return 2 * product_macs(out_shape, weights)
 
 
-def _watched(*tensors: Tensor | None) -> bool:
+def watched(*tensors: Tensor | None) -> bool:
     """True while something (a compiler, a tracer, a counter, a tensor of another kind) has to see the operators called."""
     return (
         torch.compiler.is_compiling()

@@ -18,6 +18,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define IGC_X86 1
@@ -65,6 +68,42 @@ struct igc_space {
           pad(kernel / 2), gap((pad + stride - 1) / stride), reach((kernel - 1) / stride), pitch(out_width + gap) {}
 };
 
+// Of a sparse convolution: sparse.h.
+struct SparseBlock {
+    int32_t row_begin, row_end, terms, first, last, starts;  // first and last of its rows; where its rows' starts begin
+};
+
+struct SparseCall {
+    const float* x;
+    float* y;
+    const float* residual;
+    int64_t final, images, channels, height, width, out_channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w,
+        pad_h, pad_w, dilation_h, dilation_w, threads;
+    const float* values;
+    const uint8_t* terms;
+    const int32_t *starts, *channel_of, *tap_of;  // of each row's kept weights; of each term, block after block
+    const SparseBlock* blocks;
+    int64_t count;
+    const float* bias;  // or null
+    int64_t activation;
+
+    explicit SparseCall(const int64_t* a)
+        : x(as<float>(a[0])), y(reinterpret_cast<float*>(a[1])), residual(as<float>(a[2])), final(a[3]), images(a[4]), channels(a[5]),
+          height(a[6]), width(a[7]), out_channels(a[8]), out_height(a[9]), out_width(a[10]), kernel_h(a[11]), kernel_w(a[12]),
+          stride_h(a[13]), stride_w(a[14]), pad_h(a[15]), pad_w(a[16]), dilation_h(a[17]), dilation_w(a[18]), threads(a[19]),
+          values(as<float>(a[20])), terms(as<uint8_t>(a[21])), starts(as<int32_t>(a[22])), channel_of(as<int32_t>(a[23])),
+          tap_of(as<int32_t>(a[24])), blocks(as<SparseBlock>(a[25])), count(a[26]), bias(as<float>(a[27])), activation(a[28]) {}
+
+private:
+    template <typename T>
+    static const T* as(int64_t address) { return reinterpret_cast<const T*>(address); }
+};
+
+// A stretch of a term's row of a tile: `count` numbers at `to`, read from `from` on in the term's channel; zeros where that is negative.
+struct SparsePiece {
+    int64_t to, from, count;
+};
+
 // Memory of one thread, kept between calls.
 struct Arena {
     char* base = nullptr;
@@ -95,6 +134,14 @@ inline int thread_count() {
 #else
     return 1;
 #endif
+}
+// Bytes of the first cache.
+inline int64_t first_cache() {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    static const int64_t said = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+    if (said > 0) return said;
+#endif
+    return 32 * 1024;
 }
 constexpr int MOST_FACTORS = 32;
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -235,5 +282,11 @@ void igc_backward(const int64_t* a) {
     else
         IGC_DISPATCH(backward_spatial(call.space, call.shape, call.factors, call.count, x, dy, dx, call.destination));
 }
+
+// y = final(activation(sparse convolution of x, + bias) + residual), float32, contiguous. `a`, as sparse.h names them: x, y, residual
+// (as y; or 0), final; images, channels, height, width; out_channels, out_height, out_width; kernel, stride, padding and dilation,
+// two numbers each; threads; values, terms, starts, channel_of, tap_of, blocks, their
+// number, bias (or 0), activation.
+void igc_sparse(const int64_t* a) { IGC_DISPATCH(forward_sparse(SparseCall(a))); }
 
 }

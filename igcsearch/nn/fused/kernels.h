@@ -695,6 +695,7 @@ static void backward(const igc_shape& shape, const igc_factor* factors, int64_t 
 }
 
 #include "spatial.h"
+#include "sparse.h"
 
 #undef INLINE
 #undef IGC_HOLD

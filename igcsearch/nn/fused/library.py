@@ -30,7 +30,7 @@ COMPILER = "IGCSEARCH_CXX"
 #: Compilation and linking are two steps so that the OpenMP runtime stays unlinked.
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=default", "-Wno-psabi")
 #: Seconds that one step of the compiler may take.
-PATIENCE = 300
+PATIENCE = 900
 _FOLDER = Path(__file__).parent
 _MAIN = "kernels.cpp"
 
@@ -201,7 +201,7 @@ def _load(path: Path, source: str) -> ctypes.CDLL:
         raise LibraryError(f"the library cannot be loaded: {error}") from error
     if found != source.encode():
         raise LibraryError(f"the library is of other sources ({found.decode(errors='replace')}, not {source})")
-    for name in ("igc_forward", "igc_backward"):
+    for name in ("igc_forward", "igc_backward", "igc_sparse"):
         function = getattr(library, name)
         function.argtypes, function.restype = [ctypes.c_void_p], None
     library.igc_level.argtypes = [ctypes.c_int]
