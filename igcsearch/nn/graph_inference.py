@@ -1,6 +1,7 @@
 """A graph network made ready for inference: norms folded, each convolution with what stands beside it in one call. Floor 3.
 
-The ways of a convolution ("plans"), which give the same to rounding: fused (fused/; group convolutions alone), and stock. Which one
+The ways of a convolution ("plans"), which give the same to rounding: fused (fused/; group convolutions alone), sparse (the same; of
+weights with an N:M sparsity, those that stay alone), and stock. Which one
 is measured (plans.py has the times) on an example's shapes, for all convolutions in both memory formats.
 """
 
@@ -22,12 +23,14 @@ from ..spec import Factor, Shuffle
 from ..spec.graph import INPUT, Node
 from ..spec.permutations import Order
 from .fused import fused_available
+from .fused.sparse import SparseRun
 from .graph import GraphNetwork
-from .graph_units import Unit, folded, units, without_norms
+from .graph_units import Unit, folded, sparsities, units, without_norms
 from .inference import FoldedFactor, FusedRun
 from .layers import ACTIVATIONS
 from .optimized import OptimizedNetwork
 from .plans import NEAR, PlanTimes, in_format, in_turn, shape_key
+from .sparse_storage import strongest
 from .workspace import Workspace
 
 Shape = tuple[int, ...]
@@ -72,7 +75,7 @@ class GraphInference(OptimizedNetwork):
         state = {name: t.float() if t.is_floating_point() else t for name, t in network.state_dict().items()}
         place = next(iter(state.values())).device
         graph, state = folded(network.architecture, state)
-        found = units(graph)
+        found = units(graph, sparsities(network.architecture))
         self.architecture = network.architecture
         self.plans = tuple(default_plans(found, place) if plans is None else plans)
         self.channels_last = channels_last
@@ -180,6 +183,17 @@ def unit_layer(unit: Unit, layer: nn.Conv2d, plan: str) -> nn.Module:
     if plan == "stock":
         return StockUnit(unit, layer)
     it = unit.convolution
+    if plan == "sparse":
+        bias = None if layer.bias is None else layer.bias.detach()
+        return SparseRun(
+            layer.weight.detach().float(),
+            bias,
+            stride=it.stride,
+            padding=it.padding,
+            dilation=it.dilation,
+            groups=it.groups,
+            activation=unit.activation,
+        )
     factor = Factor(
         it.in_channels,
         it.out_channels,
@@ -202,8 +216,18 @@ def default_plans(found: dict[str, Unit], device: torch.device) -> list[str]:
 
 def _plans(unit: Unit, device: torch.device) -> list[str]:
     """The plans that a unit has there."""
-    fused = unit.fusible and fused_available(device, torch.float32, spatial=unit.convolution.kernel_size != (1, 1))
-    return ["stock", "fused"] if fused else ["stock"]
+    found, it = ["stock"], unit.convolution
+    if unit.fusible and fused_available(device, torch.float32, spatial=it.kernel_size != (1, 1)):
+        found.append("fused")
+    plain = unit.gather is None and (it.padding_mode == "zeros" or it.padding == (0, 0))
+    if (
+        unit.sparsity is not None
+        and plain
+        and torch.device(device).type == "cpu"
+        and fused_available("cpu", torch.float32)
+    ):
+        found.append("sparse")
+    return found
 
 
 def unit_ms(unit: Unit, given: Shape, made: Shape, channels_last: bool, known: PlanTimes) -> dict[str, float]:
@@ -221,6 +245,9 @@ def unit_ms(unit: Unit, given: Shape, made: Shape, channels_last: bool, known: P
             padding_mode=it.padding_mode,  # type: ignore[arg-type]
             device=known.device,
         )
+        if unit.sparsity is not None:
+            with torch.no_grad():
+                layer.weight.mul_(strongest(torch.rand_like(layer.weight), unit.sparsity, it.groups))
         layout = torch.channels_last if channels_last else torch.contiguous_format
         names = _plans(unit, known.device)
         ways = [unit_layer(unit, layer, plan).to(known.device).to(memory_format=layout).eval() for plan in names]
@@ -268,7 +295,8 @@ def planned(
         shapes: as `GraphInference.shapes` gives them.
     """
     plans, total = [], 0.0
-    for unit, (given, made) in zip(units(without_norms(network.architecture)[0]).values(), shapes, strict=True):
+    found = units(without_norms(network.architecture)[0], sparsities(network.architecture))
+    for unit, (given, made) in zip(found.values(), shapes, strict=True):
         times = unit_ms(unit, given, made, channels_last, known)
         plans.append(min(times, key=lambda plan: times[plan]))
         total += min(times.values())

@@ -1,6 +1,6 @@
 """A graph rewritten for inference: norms folded into what is before them, and units of nodes that one call computes. Floor 3.
 
-A convolution with an N:M sparsity runs there with its dense weight, as any other.
+A convolution with an N:M sparsity has its dense weight there, as any other; its unit knows of the zeros.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..spec.graph import INPUT, GraphArchitecture, Node
 from ..spec.operations import Activation, Add, BatchNorm, Convolution, Gather, Linear
 from ..spec.serialise import canonical
+from ..spec.sparsity import Sparsity
 from .fused.folded import ACTIVATIONS as FUSED_ACTIVATIONS
 from .fused.shared import MOST_STRIDE
 from .sparse import dense
@@ -30,6 +31,7 @@ class Unit:
         activation, final: behind it and behind the sum: names of fused.folded.ACTIVATIONS.
         residual: the node that is added.
         nodes: names of what it computes, in order; the last one's result is what it gives.
+        sparsity: of its weights.
     """
 
     node: Node
@@ -38,6 +40,7 @@ class Unit:
     residual: str | None = None
     final: str | None = None
     nodes: tuple[str, ...] = ()
+    sparsity: Sparsity | None = None
 
     @property
     def convolution(self) -> Convolution:
@@ -55,8 +58,10 @@ class Unit:
     def key(self) -> str:
         """Equal for units that take equally long on equal shapes."""
         convolution = asdict(self.convolution)
-        del convolution["sparsity"], convolution["sparse_axis"]  # it has its dense weight
-        rest = [self.gather is not None, self.activation, self.residual is not None, self.final]
+        del convolution["sparsity"], convolution["sparse_axis"]  # which the convolution itself has lost
+        rest: list[object] = [self.gather is not None, self.activation, self.residual is not None, self.final]
+        if self.sparsity is not None:
+            rest.append(str(self.sparsity))
         return hashlib.sha256(canonical([convolution, rest]).encode()).hexdigest()[:12]
 
     @property
@@ -76,18 +81,26 @@ class Unit:
         )
 
 
-def units(graph: GraphArchitecture) -> dict[str, Unit]:
+def units(graph: GraphArchitecture, sparse: Mapping[str, Sparsity] | None = None) -> dict[str, Unit]:
     """The units of a graph without foldable norms, one for each convolution, by the last node of each, in the order of the nodes.
 
     A sum belongs to one of the convolutions that it reads, to one with groups first.
+
+    Args:
+        sparse: the `sparsities` of the graph before its norms were folded.
     """
     found: dict[str, Unit] = {}
     taken: set[str] = set()
     for node, _ in sorted(graph.convolutions(), key=lambda pair: pair[1].groups == 1):
-        unit = _unit(graph, node, taken)
+        unit = replace(_unit(graph, node, taken), sparsity=(sparse or {}).get(node.name))
         found[unit.nodes[-1]] = unit
         taken.update(unit.nodes)
     return {node.name: found[node.name] for node in graph.nodes if node.name in found}
+
+
+def sparsities(graph: GraphArchitecture) -> dict[str, Sparsity]:
+    """The N:M sparsity of each convolution that has one, by its name."""
+    return {node.name: it.nm for node, it in graph.convolutions() if it.nm is not None}
 
 
 def _unit(graph: GraphArchitecture, node: Node, taken: set[str]) -> Unit:

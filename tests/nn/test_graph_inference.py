@@ -1,6 +1,7 @@
 """Graph networks made ready for inference: units, plans, memory formats, times; against the plain network."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 from igcsearch.errors import UsageError
+from igcsearch.nn.fused.sparse import SparseRun
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.nn.graph_inference import GraphInference, unit_layer, unit_ms
-from igcsearch.nn.graph_units import Unit, units, without_norms
+from igcsearch.nn.graph_units import Unit, sparsities, units, without_norms
 from igcsearch.spec.graph import INPUT, GraphArchitecture, Node
 from igcsearch.spec.operations import (
     Activation,
@@ -218,6 +220,39 @@ def test_measured_plans_are_the_fastest_of_known_times():
     assert set(ready.plans) == {"stock"}
     assert not ready.channels_last
     assert len(asked) == 10
+
+
+def sparse(sparsity=(1, 4)):
+    graph = residual(gather=False)
+    nodes = [
+        replace(node, operation=replace(node.operation, sparsity=sparsity)) if node.name in ("conv1", "conv2") else node
+        for node in graph.nodes
+    ]
+    return graph.with_nodes(nodes)
+
+
+def test_sparse_convolutions_run_from_what_is_kept():
+    graph = sparse()
+    found = units(without_norms(graph)[0], sparsities(graph))
+    plain = units(without_norms(residual(gather=False))[0])
+    assert [str(unit.sparsity) for unit in found.values() if unit.sparsity] == ["1:4", "1:4"]
+    assert {found[name].key == plain[name].key for name in found if found[name].sparsity} == {False}
+    net = network(graph)
+    plans = ["sparse" if unit.sparsity else "stock" for unit in found.values()]
+    ready, images = GraphInference(net, plans), torch.randn(3, 3, 8, 8)
+    assert sum(isinstance(unit, SparseRun) for unit in ready.units) == 2
+    with torch.no_grad():
+        wanted = net(images)
+        torch.testing.assert_close(ready(images), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_sparse_unit_is_timed_by_all_its_plans():
+    graph = sparse()
+    unit = units(without_norms(graph)[0], sparsities(graph))["relu2"]
+    known = SimpleNamespace(held=lambda key, measure: measure(), device=torch.device("cpu"))
+    times = unit_ms(unit, (1, WIDTH, 8, 8), (1, WIDTH, 8, 8), False, known)
+    assert set(times) == {"stock", "fused", "sparse"}
+    assert min(times.values()) > 0
 
 
 def test_a_unit_and_a_network_are_timed():
