@@ -36,11 +36,11 @@ from typing import Any
 
 import torch
 
-from igcsearch.cli.compress import limit, normalised
+from igcsearch.cli.limits import limit
 from igcsearch.compress.criterion import criteria
 from igcsearch.compress.permute import permute
 from igcsearch.compress.sensitivity import measured
-from igcsearch.compress.source import Source, read_source
+from igcsearch.compress.source import Source, normalised, read_source
 from igcsearch.entries import load, write_entry
 from igcsearch.errors import UsageError
 from igcsearch.machine import keep_freed_memory, thread_settings
@@ -108,7 +108,8 @@ def _given(work: Work) -> tuple[Source, ImageData]:
         in_channels=data.in_channels,
         num_classes=data.num_classes,
     )
-    return source, normalised(data, source, work.mean, work.std)
+    mean, std = (None if text is None else tuple(map(float, text.split(","))) for text in (work.mean, work.std))
+    return source, normalised(data, source, mean, std)
 
 
 def compressed(work: Work, method: str, share: float, seed: int) -> tuple[Weighted, dict[str, Any]]:

@@ -4,227 +4,55 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, near
 from ..machine import available_cores, keep_freed_memory, thread_settings
 from ..wording import percent, plural, short
+from . import compress_options as opt
 from . import options
+from .limits import gather_count
 from .output import command_line, print_json, print_table, say
-from .sizes import parse_size
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..compress.permute import Permuted
     from ..compress.source import Source
+    from ..publish.methods import Outcome
     from ..spec import Architecture
-    from ..spec.graph import GraphArchitecture
     from ..training import ImageData
+    from ..training.distillation import Distillation
 
 METHODS = ("permute", "auto")
 IMPORTANCES = ("lost", "sensitivity")
-_HOW = "How it compresses"
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit: a share of the network's own cost, or a number; the other is None."""
-
-    share: float | None
-    number: float | None
-
-    def of(self, whole: float) -> float:
-        """The limit where the network itself has `whole`."""
-        return whole * self.share if self.number is None and self.share is not None else self.number or 0.0
-
-
-def limit(text: str) -> Limit:
-    """ "50%" of what the network has, or a number such as 20M."""
-    if (share := _share(text, "20M")) is not None:
-        return share
-    try:
-        return Limit(None, parse_size(str(text).strip(), ""))
-    except UsageError:
-        raise UsageError(f"{text!r} is no limit; give a whole number such as 20M, or a share such as 50%") from None
-
-
-def time_limit(text: str) -> Limit:
-    """ "50%" of what the network takes, or milliseconds."""
-    if (share := _share(text, "4.5")) is not None:
-        return share
-    return Limit(None, options.milliseconds(text))
-
-
-def _share(text: str, example: str) -> Limit | None:
-    """None where the text is no percentage."""
-    given = str(text).strip()
-    if not given.endswith("%"):
-        return None
-    share = options.number(given[:-1]) / 100
-    if not 0 < share <= 1:
-        raise UsageError(f"{given!r} is no share; give one above 0 % and up to 100 %, or a number such as {example}")
-    return Limit(share, None)
-
-
-def number_from_0(text: str | int) -> int:
-    """A whole number of at least 0."""
-    given = str(text).strip()
-    if given.startswith("-"):
-        raise UsageError(f"{given!r} is negative; give a whole number of at least 0")
-    return 0 if given == "0" else parse_size(given, "")
-
-
-def gather_count(text: str) -> int | None:
-    """So many gathers; None for all."""
-    try:
-        return None if text.strip() == "all" else number_from_0(text)
-    except UsageError:
-        raise UsageError(f"--gathers {text!r}: give a whole number of at least 0, or all") from None
 
 
 def compress(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A published entry (name or folder), torchvision:NAME, timm:NAME, or file.py:function (returns an nn.Module).",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="DATA",
-            help=options.DATA_HELP + " Without it nothing is measured or trained.",
-            rich_help_panel=options.DATA,
-        ),
-    ] = None,
-    max_macs: Annotated[
-        Limit | None,
-        typer.Option(
-            "--max-macs", parser=limit, metavar="50%|N", help="Multiply-adds at most: a share of the network's, or 20M."
-        ),
-    ] = None,
-    max_params: Annotated[
-        Limit | None,
-        typer.Option(
-            "--max-params", parser=limit, metavar="50%|N", help="Parameters at most: a share of the network's, or 200k."
-        ),
-    ] = None,
-    max_latency: Annotated[
-        Limit | None,
-        typer.Option(
-            "--max-latency",
-            parser=time_limit,
-            metavar="50%|MS",
-            help="Milliseconds at most, one image on one thread of this machine: a share of the network's, or 4.5.",
-        ),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            metavar="permute|auto",
-            help="permute: learned permutations, layers cut into groups.",
-            rich_help_panel=_HOW,
-        ),
-    ] = "permute",
-    criterion: Annotated[
-        str,
-        typer.Option(
-            "--criterion",
-            metavar="l1|l2|taylor",
-            help="What a kernel is worth: a norm, or by gradients on 1,024 images.",
-            rich_help_panel=_HOW,
-        ),
-    ] = "l2",
-    importance: Annotated[
-        str,
-        typer.Option(
-            "--importance",
-            metavar="lost|sensitivity",
-            help="What group counts are chosen by: the share of the criterion lost, or the loss's rise, measured on 256 images.",
-            rich_help_panel=_HOW,
-        ),
-    ] = "lost",
-    gathers: Annotated[
-        str,
-        typer.Option(
-            "--gathers",
-            metavar="N|all",
-            help="So many grouped layers read their channels in an order of their own: keeps more, runs slower.",
-            rich_help_panel=_HOW,
-        ),
-    ] = "0",
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only", metavar="PATTERN", help="Layers to group, as 'layer3.*'; all without it.", rich_help_panel=_HOW
-        ),
-    ] = None,
-    skip: Annotated[
-        list[str] | None, typer.Option("--skip", metavar="PATTERN", help="Layers to leave dense.", rich_help_panel=_HOW)
-    ] = None,
-    epochs: Annotated[
-        int,
-        typer.Option(
-            "--epochs",
-            parser=number_from_0,
-            metavar="N",
-            help="Of fine-tuning; 0 only prunes and converts.",
-            rich_help_panel=options.RECIPE,
-        ),
-    ] = 5,
-    steps: Annotated[
-        int,
-        typer.Option(
-            "--steps",
-            parser=options.count,
-            metavar="N",
-            help="1: pruned at once. More: the budget falls in N steps, fine-tuned after each; --epochs are shared out.",
-            rich_help_panel=_HOW,
-        ),
-    ] = 1,
-    recalibrate: Annotated[
-        bool,
-        typer.Option(
-            "--recalibrate/--no-recalibrate",
-            help="Statistics of batch norms anew from 1,024 training images behind the pruning.",
-            rich_help_panel=_HOW,
-        ),
-    ] = True,
-    weights: Annotated[
-        str,
-        typer.Option("--weights", metavar="pretrained|none|FILE", help="Of the source; FILE is a safetensors file."),
-    ] = "pretrained",
-    rename: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="OLD=NEW", help="A prefix of the file's keys, and the network's name for it."),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            "--mean",
-            metavar="X,X,X",
-            help="The source's normalisation; default: its own, else the data's.",
-            rich_help_panel=options.DATA,
-        ),
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option("--std", metavar="X,X,X", help="As --mean.", rich_help_panel=options.DATA)
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="The entry to write. Default: SOURCE-METHOD, here.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an entry that is in --out already.")] = False,
+    source: opt.Source,
+    data: opt.Data = None,
+    max_macs: opt.MaxMacs = None,
+    max_params: opt.MaxParams = None,
+    max_latency: opt.MaxLatency = None,
+    method: opt.Method = "permute",
+    criterion: opt.Criterion = "l2",
+    importance: opt.Importance = "lost",
+    gathers: opt.Gathers = "0",
+    only: opt.Only = None,
+    skip: opt.Skip = None,
+    epochs: opt.Epochs = 5,
+    steps: opt.Steps = 1,
+    recalibrate: opt.Recalibrate = True,
+    distill: opt.Distill = False,
+    teacher: opt.Teacher = None,
+    temperature: opt.Temperature = None,
+    distill_weight: opt.DistillWeight = None,
+    weights: opt.Weights = "pretrained",
+    rename: opt.Rename = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    out: opt.Out = None,
+    overwrite: opt.Overwrite = False,
     seed: options.Seed = 0,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -264,15 +92,19 @@ def compress(
         )
     if steps > 1 and epochs < steps:
         raise UsageError(f"--steps {steps} with --epochs {epochs}: every step needs an epoch; raise --epochs")
-    from ..compress.criterion import criteria
+    teaching = {"temperature": temperature, "weight": distill_weight}
+    if not distill and teacher is None and any(value is not None for value in teaching.values()):
+        raise UsageError("--temperature and --distill-weight are of a distillation; give --distill or --teacher too")
+    if (distill or teacher) and not epochs:
+        raise UsageError("distillation is part of fine-tuning, and --epochs is 0; raise --epochs, or leave it out")
     from ..compress.latency import Clock
-    from ..compress.permute import chosen_layers, permute
-    from ..compress.sensitivity import measured
-    from ..compress.source import read_source
+    from ..compress.permute import chosen_layers
+    from ..compress.source import normalised, read_source
     from ..entries import check_target
     from ..publish.compressed import finish, partial_folder
-    from ..publish.pruned import falling, pruned
-    from ..publish.tuning import SENSITIVITY, FineTuning, calibration, recalibrated
+    from ..publish.methods import METHODS as WAYS
+    from ..publish.methods import Setting
+    from ..publish.tuning import FineTuning
     from ..report import write_compression_page
     from ..spec import Budget
     from ..training.device import resolve_device
@@ -282,7 +114,7 @@ def compress(
         check_target(Path(out).expanduser(), overwrite=overwrite)
     keep_freed_memory()
     images = _images(data, data_root, download, train_images, image_size)
-    given = read_source(
+    dense = read_source(
         source,
         weights=weights,
         names=_names(rename or [], weights),
@@ -290,10 +122,50 @@ def compress(
         in_channels=3 if images is None else images.in_channels,
         num_classes=None if images is None else images.num_classes,
     )
-    folder = Path(out or f"{Path(given.name).stem}-{method}").expanduser()
+    folder = Path(out or f"{Path(dense.name).stem}-{method}").expanduser()
     check_target(folder, overwrite=overwrite)
-    images = None if images is None else normalised(images, given, mean, std)
-    layers = chosen_layers(given.graph, only or (), skip or ())
+    if images is not None:
+        channels = images.in_channels
+        images = normalised(images, dense, _numbers("--mean", mean, channels), _numbers("--std", std, channels))
+    taught = _teacher(dense, images, teacher, teaching) if images is not None and (distill or teacher) else None
+    layers = chosen_layers(dense.graph, only or (), skip or ())
+    _tell_layers(dense, layers)
+    clock = Clock(dense.graph, dense.state) if max_latency else None
+    budget = Budget(
+        params=None if max_params is None else max(1, math.floor(max_params.of(dense.graph.params))),
+        macs=None if max_macs is None else max(1, math.floor(max_macs.of(dense.graph.macs))),
+        latency_ms=None if max_latency is None or clock is None else max_latency.of(clock.dense_ms),
+    )
+    entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
+    tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads, taught)
+    setting = Setting(
+        *(dense, images, budget, layers, partial_folder(folder), tuning, epochs),
+        criterion=criterion,
+        importance=importance,
+        gathers=most_gathers,
+        steps=steps,
+        recalibrate=recalibrate,
+        clock=clock,
+        limits=[None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)],
+        say=say,
+    )
+    outcome = WAYS["permute" if method == "auto" else method](setting)
+    _tell_outcome(outcome, most_gathers)
+    origin = {
+        **{"source": Path(source).name, "method": method, "criterion": criterion, "importance": importance},
+        **{"budget": budget.to_dict(), "command_line": command_line()},
+    }
+    if taught is not None:
+        origin["distillation"] = {"teacher": Path(teacher or source).name, **taught().settings}
+    record = finish(dense, outcome, images, folder, tuning, overwrite=overwrite, origin=origin, say=say)
+    page = write_compression_page(folder, record)
+    if as_json:
+        print_json(record)
+    else:
+        _print_record(record, folder, page)
+
+
+def _tell_layers(given: Source, layers: list[str]) -> None:
     say(f"{given.name}: {_cost(given.graph)}; {plural(len(layers), 'layer')} can be given groups")
     if twice := [node.name for node in given.graph.nodes if node.shares is not None]:
         say(
@@ -301,52 +173,19 @@ def compress(
         )
     if alone := sum(convolution.groups > 1 for _, convolution in given.graph.convolutions()):
         say(f"{plural(alone, 'layer')} with groups already stay as they are")
-    clock = Clock(given.graph, given.state) if max_latency else None
-    budget = Budget(
-        params=None if max_params is None else max(1, math.floor(max_params.of(given.graph.params))),
-        macs=None if max_macs is None else max(1, math.floor(max_macs.of(given.graph.macs))),
-        latency_ms=None if max_latency is None or clock is None else max_latency.of(clock.dense_ms),
-    )
 
-    def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
-        worth = criteria(graph, state, criterion, calibration(images) if images and criterion == "taylor" else ())
-        chosen = {name: worth[name] for name in layers}
-        measure = None
-        if images and importance == "sensitivity":
-            batches = calibration(images, SENSITIVITY)
-            measure = partial(measured, graph=graph, state=state, batches=batches, device=device, say=say)
-        made = permute(
-            graph, state, chosen, inside, gathers=most_gathers, seed=seed, clock=clock, measure=measure, say=say
-        )
-        if images is None or not recalibrate:
-            return made
-        return replace(made, state=recalibrated(made.architecture, made.state, calibration(images)))
 
-    limits = [None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)]
-    of_images = None if images is None else images.fingerprint
-    entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
-    tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads)
-    budgets = falling(given.graph, budget, steps, None if clock is None else clock.dense_ms)
-    before_last = [epochs // steps] * (steps - 1)
-    how = [criterion, importance, recalibrate, layers, most_gathers, seed, limits, of_images]
-    partly = partial_folder(folder)
-    found, done = pruned(given, prune, budgets, before_last, images, partly, tuning, how=how, say=say)
-    origin = {
-        **{"source": Path(source).name, "method": method, "criterion": criterion, "importance": importance},
-        **{"budget": done[-1]["budget"], "command_line": command_line()},
-    }
+def _tell_outcome(outcome: Outcome, most_gathers: int | None) -> None:
+    found = outcome.found
     say(
         f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
     )
     say(f"kept with gathers: {', '.join(f'{number}: {percent(share)}' for number, share in found.tradeoff)}")
     if most_gathers and found.gathers < most_gathers:
         say(f"{plural(most_gathers, 'gather')} allowed: no further layer would keep more by one")
-    last = epochs - sum(before_last)
-    record = finish(given, found, images, folder, tuning, last, steps=done, overwrite=overwrite, origin=origin, say=say)
-    page = write_compression_page(folder, record)
-    if as_json:
-        print_json(record)
-        return
+
+
+def _print_record(record: dict[str, Any], folder: Path, page: Path) -> None:
     rows = [
         [
             row["layer"],
@@ -380,21 +219,23 @@ def _images(
     return load_data(options.data_spec(data, root, download, train_images, image_size))
 
 
-def normalised(images: ImageData, given: Source, mean: str | None, std: str | None) -> ImageData:
-    """The images, checked against the network, normalised as it wants them."""
-    have = (given.graph.in_channels, given.graph.image_size, given.graph.num_classes)
-    want = (images.in_channels, images.image_size, images.num_classes)
-    if have != want:
-        raise UsageError(
-            f"{given.name} is for {have[0]} channels, {have[1]} pixels, {have[2]} classes; data {images.name} has {want[0]}, "
-            f"{want[1]}, {want[2]}; give matching data (--image-size resizes it)"
-        )
-    means = _numbers("--mean", mean, images.in_channels) or given.mean or images.mean
-    deviations = _numbers("--std", std, images.in_channels) or given.std or images.std
-    splits = {
-        name: replace(getattr(images, name), mean=means, std=deviations) for name in ("train", "validation", "test")
-    }
-    return replace(images, mean=means, std=deviations, **splits)  # in the splits too: checkpoints know images by them
+def _teacher(
+    given: Source, images: ImageData, name: str | None, given_numbers: dict[str, float | None]
+) -> partial[Distillation]:
+    """What makes the distillation of a training; tried here once, so that what is wrong is said before the work.
+
+    Raises:
+        UsageError: a teacher that cannot be read or does not fit, or numbers outside their range.
+    """
+    from ..compress.source import read_source
+    from ..training.distillation import Distillation
+
+    source = given if name is None else read_source(name, image_size=images.image_size, in_channels=images.in_channels)
+    numbers = {key: value for key, value in given_numbers.items() if value is not None}
+    mean, std = (images.mean, images.std) if name is None else (source.mean or images.mean, source.std or images.std)
+    made = partial(Distillation, source.graph, source.state, mean, std, **numbers)
+    made().check(given.graph)
+    return made
 
 
 def _numbers(option: str, text: str | None, count: int) -> tuple[float, ...] | None:

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..entries import Entry, create_model, find_model
 from ..errors import UsageError, near
 from ..spec.graph import GraphArchitecture
+from ..training import ImageData
 from .trace import check_finite, trace
 
 PICKLES = (".pt", ".pth", ".th", ".tar", ".bin", ".pkl", ".pickle", ".ckpt")
@@ -42,6 +43,28 @@ class Source:
     state: dict[str, Tensor]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+def normalised(
+    images: ImageData, source: Source, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
+) -> ImageData:
+    """The images, checked against the network, normalised as it wants them; mean and std, where given, instead.
+
+    Raises:
+        UsageError: images of another size, or of other channels or classes.
+    """
+    graph = source.graph
+    have, want = ((each.in_channels, each.image_size, each.num_classes) for each in (graph, images))
+    if have != want:
+        raise UsageError(
+            f"{source.name} is for {have[0]} channels, {have[1]} pixels, {have[2]} classes; data {images.name} has {want[0]}, "
+            f"{want[1]}, {want[2]}; give matching data (--image-size resizes it)"
+        )
+    means, deviations = mean or source.mean or images.mean, std or source.std or images.std
+    splits = {
+        name: replace(getattr(images, name), mean=means, std=deviations) for name in ("train", "validation", "test")
+    }
+    return replace(images, mean=means, std=deviations, **splits)  # in the splits too: checkpoints know images by them
 
 
 def read_source(

@@ -87,10 +87,15 @@ def check_target(folder: Path, *, overwrite: bool = False) -> None:
     """Refuse a place that `write_entry` would not write to, for work that is done before it.
 
     Raises:
-        UsageError: a hidden name; something that is there already and may not or cannot be overwritten.
+        UsageError: a hidden name; something that is there already and may not or cannot be overwritten; a place where no folder
+            can be made.
     """
     if not folder.absolute().name or folder.absolute().name.startswith("."):
         raise UsageError(f"entry folder '{folder}' begins with a dot, as unfinished writes do; choose another name")
+    parent = next(each for each in folder.absolute().parents if os.path.lexists(each))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        why = "may not be written to" if parent.is_dir() else "is no folder"
+        raise UsageError(f"output folder '{folder}' cannot be written: '{parent}' {why}; choose another folder")
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..entries import write_entry
 from ..training import ImageData
 from ..wording import percent
 from .facts import entry_metrics, measured_cost, versions
+from .methods import Outcome
 from .tuning import FineTuning, accuracy, fine_tune
 
 RECORD = "compression.json"  # in the entry's folder: what `finish` returns
@@ -24,13 +25,11 @@ RECORD = "compression.json"  # in the entry's folder: what `finish` returns
 
 def finish(
     given: Source,
-    found: Permuted,
+    outcome: Outcome,
     images: ImageData | None,
     folder: Path,
     tuning: FineTuning,
-    epochs: int,
     *,
-    steps: Sequence[Mapping[str, Any]] = (),
     overwrite: bool,
     origin: Mapping[str, Any],
     say: Callable[[str], None] = lambda line: None,
@@ -40,8 +39,7 @@ def finish(
     Args:
         images: normalised as the network wants them; None: nothing is measured but cost and time.
         folder: of the entry; the checkpoint is beside it, in FOLDER.partial (`partial_folder`).
-        epochs: 0 for none.
-        steps: what `pruned` tells of the steps before, for the record.
+        outcome: what a method gave, and the epochs that are left.
         origin: source, method, criterion, budget, command_line: for the record.
         say: is given a line for each epoch.
 
@@ -51,6 +49,7 @@ def finish(
     Raises:
         UsageError: training diverged, or a folder that cannot be written.
     """
+    found, epochs = outcome.found, outcome.epochs
     curve: list[dict[str, Any]] = []
     state, run = found.state, {"seed": tuning.seed, "validation_accuracy": None, "test_accuracy": None, "seconds": 0.0}
     before = pruned = tuned = recipe = None
@@ -112,7 +111,8 @@ def finish(
         "latency": cost["latency"],
         "versions": versions(),
         "curve": curve,
-        "steps": [*steps],
+        "steps": outcome.steps,
+        **outcome.more,
         "layers": layers,
     }
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

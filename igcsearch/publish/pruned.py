@@ -118,8 +118,8 @@ def _read(path: Path, key: str) -> Permuted | None:
             if data.get("key") != key:
                 return None
             state = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError):
+        architecture = Architecture.from_dict(json.loads(data["architecture"]))
+        assert isinstance(architecture, GraphArchitecture)
+        return Permuted(architecture, state, **json.loads(data["facts"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # the last three: of another version
         return None
-    architecture = Architecture.from_dict(json.loads(data["architecture"]))
-    assert isinstance(architecture, GraphArchitecture)
-    return Permuted(architecture, state, **json.loads(data["facts"]))

@@ -18,6 +18,7 @@ from ..training import Epoch, ImageData, Recipe, TrainingDiverged, TrainResult, 
 from ..training.augment import Normalise
 from ..training.batches import Batches
 from ..training.callback import Callback
+from ..training.distillation import Distillation
 from ..wording import clock, percent
 
 LR = 0.05  # a sixth of what trains from scratch
@@ -33,12 +34,14 @@ class FineTuning:
         seed: of order and augmentation.
         entries: of the recipe; None where the default is wanted.
         device, threads: as `train` takes them.
+        distillation: makes that of a training; None: labels alone teach.
     """
 
     seed: int
     entries: Mapping[str, Any]
     device: str = "auto"
     threads: int | None = None
+    distillation: Callable[[], Distillation] | None = None
 
     def recipe(self, images: ImageData, epochs: int) -> Recipe:
         """The recipe of so many epochs, or of one where there are none."""
@@ -84,7 +87,7 @@ def fine_tune(
             checkpoint=checkpoint,
             on_epoch=show,
             initial_state=state,
-            callbacks=callbacks,
+            callbacks=[*callbacks, *([] if tuning.distillation is None else [tuning.distillation()])],
         )
     except OSError as error:
         raise UsageError(f"{checkpoint.parent} cannot be written: {error.strerror}; choose another --out") from None

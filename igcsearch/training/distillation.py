@@ -60,6 +60,11 @@ class Distillation(Callback):
         """The teacher and how much it says."""
         return [state_digest(self._state), [*self._mean], [*self._std], self.temperature, self.weight]
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """What a record tells of it."""
+        return {"temperature": self.temperature, "weight": self.weight}
+
     def check(self, student: Architecture) -> None:
         """Raise UsageError unless the teacher can teach such a network."""
         for what, of, theirs in (

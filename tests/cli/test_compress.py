@@ -56,6 +56,12 @@ def net():
     return Net()
 
 
+def seven():
+    made = Net()
+    made.head = nn.Linear(16, 7)
+    return made
+
+
 class Branching(Net):
     def forward(self, x):
         return super().forward(x if x.sum() > 0 else -x)
@@ -158,11 +164,9 @@ def test_compress_in_steps_goes_on_where_it_was(
     assert igcsearch(*arguments).status != 0  # as if interrupted in the last fine-tuning
     assert (tmp_path / "small.partial" / "step-2.safetensors").exists()
     monkeypatch.undo()
-    import igcsearch.cli.compress as command
-    import igcsearch.compress.permute as permuting
+    import igcsearch.publish.methods as methods
 
-    assert command
-    monkeypatch.setattr(permuting, "permute", lambda *_, **__: pytest.fail("pruned again"))
+    monkeypatch.setattr(methods, "permute", lambda *_, **__: pytest.fail("pruned again"))
     done = igcsearch(*arguments)
     assert done.status == 0, done.err
     found = json.loads(done.out)
@@ -193,13 +197,12 @@ def test_a_device_that_is_not_there_is_said_before_the_work(source: Path, tmp_pa
 
 def test_another_normalisation_is_other_data(source: Path) -> None:
     """So neither a checkpoint nor a kept step of another --mean is gone on from."""
-    from igcsearch.cli.compress import normalised
-    from igcsearch.compress.source import read_source
+    from igcsearch.compress.source import normalised, read_source
     from igcsearch.training import DataSpec, load_data
 
     images, given = load_data(DataSpec("digits")), read_source(f"{source}:net", image_size=8, in_channels=1)
-    assert normalised(images, given, None, None).fingerprint == images.fingerprint
-    other = normalised(images, given, "0.9", None)
+    assert normalised(images, given).fingerprint == images.fingerprint
+    other = normalised(images, given, (0.9,))
     assert other.fingerprint != images.fingerprint
     assert other.test.mean == other.mean == (0.9,)
 
@@ -332,3 +335,36 @@ def test_a_recorded_command_names_no_folders(monkeypatch: pytest.MonkeyPatch) ->
     arguments = ["compress", "/home/me/my net.py:f", "--out=/home/me/small", "--only", "layer3.*", "--max-macs", "50%"]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/igcsearch", *arguments])
     assert command_line() == "igcsearch compress 'my net.py:f' --out=small --only 'layer3.*' --max-macs 50%"
+
+
+def test_a_dense_network_teaches_its_small_one(source: Path, tmp_path: Path, igcsearch: Run) -> None:
+    call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--epochs", "1", "--threads", "1")
+    done = igcsearch(*call, "--distill", "--temperature", "2", "--out", tmp_path / "taught", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["distillation"] == {"teacher": "nets.py:net", "temperature": 2.0, "weight": 0.5}
+    alone = igcsearch(*call, "--out", tmp_path / "alone", "--json")
+    assert "distillation" not in json.loads(alone.out)
+    losses = [json.loads(each.out)["curve"][0]["train_loss"] for each in (done, alone)]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--temperature", "2"), "--temperature and --distill-weight are of a distillation"),
+        (("--distill", "--epochs", "0"), "--epochs is 0"),
+        (("--distill", "--temperature", "0"), "temperature 0 of a distillation must be above 0"),
+        (("--distill", "--distill-weight", "2"), "weight 2 of a distillation"),
+        (("--teacher", "{source}:seven"), "the teacher is for 7 classes, the network for 10"),
+        (("--out", "{source}/small"), "cannot be written"),
+    ],
+)
+def test_what_cannot_be_distilled_is_said_before_the_work(
+    given: tuple[str, ...], said: str, source: Path, tmp_path: Path, igcsearch: Run
+) -> None:
+    call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--weights", "none")
+    out = () if "--out" in given else ("--out", tmp_path / "out")
+    refused = igcsearch(*call, *out, *(text.format(source=source) for text in given))
+    assert refused.status == 2
+    assert said in refused.err
+    assert "accuracy" not in refused.err
