@@ -32,6 +32,9 @@ from .orders import Grouped, Orders, places_of, settle
 
 DECAY = 0.5  # of what a kernel costs, from level to level
 AT_ONCE = 16  # groups: of ResNet-18, 6 s where 64 take 14, and as much is kept
+MOST_ALONE = (
+    1024  # channels at a side, above which a layer has no order of its own to begin with: it would take too long
+)
 Groups = NDArray[np.int64]
 
 
@@ -241,7 +244,7 @@ def _refined(
 def _divided(matrix: Matrix, groups: int) -> tuple[Groups, Groups]:
     """Orders of rows and columns of a matrix alone: cut into the first level's groups, each of them in turn."""
     primes = prime_digits(groups)
-    if not primes:
+    if not primes or max(matrix.shape) > MOST_ALONE:
         return np.arange(matrix.shape[0]), np.arange(matrix.shape[1])
     rows, columns = solve(matrix, primes[0], method="quick")
     found: tuple[list[Groups], list[Groups]] = ([], [])

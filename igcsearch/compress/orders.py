@@ -59,7 +59,9 @@ class Grouped:
     def __post_init__(self) -> None:
         outputs, inputs = self.criterion.shape
         if self.affinity is not None and self.affinity.shape != (self.groups, self.groups):
-            raise UsageError(f"the affinity of {self.name!r} is {self.affinity.shape}; it must be one of {self.groups} groups")
+            raise UsageError(
+                f"the affinity of {self.name!r} is {self.affinity.shape}; it must be one of {self.groups} groups"
+            )
         if self.groups < 1 or outputs % self.groups or inputs % self.groups:
             raise UsageError(
                 f"{self.groups} groups do not divide the {outputs} output and {inputs} input channels of {self.name!r}; "
@@ -318,7 +320,7 @@ def _assigned(gains: Gains, kind: NDArray[np.int64], now: NDArray[np.int64], nes
 
     Args:
         now: where they stand.
-        nested: whether layers have an affinity: then the gains say little of where to begin, and what begins from nothing is as fast.
+        nested: whether layers have an affinity: then one place a kind is common, and what begins from nothing is faster there.
     """
     counts = np.bincount(kind)
     if len(counts) == 1:

@@ -26,9 +26,9 @@ from ..spec.graph import GraphArchitecture
 from ..training.callback import Callback
 from ..wording import percent
 from . import levels
-from .channels import channels_of
+from .channels import Atoms, channels_of
 from .configuration import Table
-from .criterion import norms
+from .criterion import Matrix, norms
 from .levels import Leveled, Nested
 
 THRESHOLD = 0.1  # as published
@@ -52,18 +52,12 @@ def default_delta(epochs: int, steps: int, lr: float) -> float:
     return SHRINKAGE / (lr * period * rising * (rising + 1) / 2)
 
 
-def targets(graph: GraphArchitecture, budget: Budget) -> dict[str, float]:
-    """The share of parameters and of multiply-adds that is to go, of those that are limited."""
-    limits = {"params": budget.params, "macs": budget.macs}
-    return {name: 1 - limit / getattr(graph, name) for name, limit in limits.items() if limit is not None}
-
-
 class Sparsify(Callback):
     """Adds the penalty to the gradients of some layers; see the module.
 
-    The record has the step of lambda (delta), the steps of a period, now: lambda, the groups of each layer by its level and the
-    sparsity (share of parameters or multiply-adds gone); and of each period so far its last step, lambda, the sparsity, the mean
-    share of the criterion that is kept at the levels, and the threshold that would meet the budget (null: none).
+    The record has the budget, the step of lambda (delta) and the steps of a period; now: lambda, the groups of each layer by its
+    level, and the sparsity (share of parameters or multiply-adds gone); and of each period so far its last step, lambda, the
+    sparsity, the mean share of the criterion that is kept at the levels, and the threshold that would meet the budget (null: none).
 
     Args:
         graph: what is trained.
@@ -74,6 +68,7 @@ class Sparsify(Callback):
         delta: step of lambda; None: `default_delta`.
         criterion: l1 or l2, the norm of a kernel.
         seed: of the first orders.
+        asked: JSON data that stands for the budget in the identity; a training that goes on keeps the budget that it began with.
         say: is given a line after each epoch.
 
     Raises:
@@ -94,26 +89,33 @@ class Sparsify(Callback):
         delta: float | None = None,
         criterion: str = "l1",
         seed: int = 0,
+        asked: Any = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         super().__init__()
         levels.check_threshold(threshold)
         if delta is not None and not 0 < delta < float("inf"):
             raise UsageError(f"delta {delta:g} is no step of lambda; give one above 0, or none for the default")
-        self.targets = targets(graph, budget)
-        if not self.targets:
+        if budget.params is None and budget.macs is None:
             raise UsageError("sparsification needs a limit on parameters or multiply-adds; give one")
         self.graph, self.names, self.budget = graph, tuple(names), budget
+        self._asked = budget.to_dict() if asked is None else asked
         self.epochs, self.lr, self.threshold, self.delta = epochs, lr, threshold, delta
         self.criterion, self.seed, self.say = criterion, seed, say
         self._channels = channels_of(graph)
         self._penalties: list[tuple[nn.Parameter, Tensor]] | None = None  # None: to be made of the state
         self._resumed = False
 
+    @property
+    def targets(self) -> dict[str, float]:
+        """The share of parameters and of multiply-adds that is to go, of those that are limited."""
+        limits = {"params": self.budget.params, "macs": self.budget.macs}
+        return {name: 1 - most / getattr(self.graph, name) for name, most in limits.items() if most is not None}
+
     def identity(self) -> Any:
         """What a training that goes on has in common."""
         return {
-            **{"layers": list(self.names), "budget": self.budget.to_dict(), "threshold": self.threshold},
+            **{"layers": list(self.names), "budget": self._asked, "threshold": self.threshold},
             **{"delta": self.delta, "criterion": self.criterion, "seed": self.seed},
         }
 
@@ -127,7 +129,8 @@ class Sparsify(Callback):
         place = next(iter(parameters.values())).device
         self._stored = torch.from_numpy(self._channels.same()).to(place)
         delta = default_delta(self.epochs, steps, self.lr) if self.delta is None else self.delta
-        self.record = {"delta": delta, "period": self._period, "lambda": 0.0, "levels": {}, "sparsity": {}, "periods": []}
+        self.record = {"budget": self.budget.to_dict(), "delta": delta, "period": self._period, "lambda": 0.0}
+        self.record |= {"levels": {}, "sparsity": {}, "periods": []}
 
     def before_forward(self, now: int) -> None:
         """Before the first step: orders, levels, and the penalty."""
@@ -181,10 +184,11 @@ class Sparsify(Callback):
     def restore(self, record: dict[str, Any], epoch: int) -> None:
         """As at the end of that epoch."""
         super().restore(record, epoch)
+        self.budget = Budget.from_dict(record["budget"])
         self._penalties, self._resumed = None, True
 
     @property
-    def stored(self) -> levels.Atoms:
+    def stored(self) -> Atoms:
         """The order of all channels: for each atom the one that takes its place."""
         return np.asarray(self._stored.cpu().numpy())
 
@@ -237,6 +241,6 @@ class Sparsify(Callback):
         self.record["lambda"] = now
 
 
-def leveled(graph: GraphArchitecture, found: Mapping[str, levels.Matrix]) -> list[Leveled]:
+def leveled(graph: GraphArchitecture, found: Mapping[str, Matrix]) -> list[Leveled]:
     """Layers with these criteria, by their names."""
     return [Leveled(name, graph.node(name).reads[0], matrix) for name, matrix in found.items()]

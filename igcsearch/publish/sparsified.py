@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..compress import levels
-from ..compress.channels import channels_of
+from ..compress.channels import Atoms, channels_of
 from ..compress.configuration import Table, configured
-from ..compress.criterion import criteria
+from ..compress.criterion import criteria, norms
 from ..compress.latency import Clock
 from ..compress.orders import Grouped, Orders
 from ..compress.permute import Permuted, inside
@@ -47,6 +46,7 @@ def sparsify(
     seed: int = 0,
     clock: Clock | None = None,
     measure: Measure | None = None,
+    limits: Any = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Permuted:
     """Train with the penalty of `compress.sparsify`, then give layers the levels that lose least inside the budget.
@@ -67,6 +67,8 @@ def sparsify(
         gathers, clock: as `permute` takes them.
         seed: of the search for orders.
         measure: where the harm of levels is to be minimised, not what is lost.
+        limits: JSON data of the budget as it was asked for, by which a checkpoint is known again: a share of the latency, say, is
+            another number each time it is measured. None: the budget itself.
         say: is given a line for each epoch.
 
     Returns:
@@ -80,7 +82,7 @@ def sparsify(
     levels.check_threshold(threshold)
     channels = channels_of(graph)
 
-    def found_of(weights: Mapping[str, Tensor], kind: str, begin: levels.Atoms | None) -> tuple[list[Table], levels.Nested]:
+    def found_of(weights: Mapping[str, Tensor], kind: str, begin: Atoms | None) -> tuple[list[Table], levels.Nested]:
         batches = calibration(images) if images is not None and kind == "taylor" else ()
         worth = criteria(graph, weights, kind, batches)
         each = leveled(graph, {name: worth[name] for name in layers})
@@ -88,17 +90,26 @@ def sparsify(
         return levels.tables(graph, each, order), order
 
     record: dict[str, Any] = {"epochs": epochs}
-    begin: levels.Atoms | None = None
+    begin: Atoms | None = None
     if epochs:
         assert images is not None
         goal = _goal(graph, budget, clock)
-        levels.check_reach(graph, layers, replace(budget, latency_ms=None))
+        _check_reach(graph, state, layers, budget, clock, say)
         constant = {"schedule": "constant", "weight_decay": 0.0, "warmup_epochs": min(1.0, WARM_UP * epochs)}
         tuning = replace(tuning, entries={**tuning.entries, **constant})
         recipe = tuning.recipe(images, epochs)
         norm = "l2" if criterion == "l2" else "l1"
-        how = {"threshold": threshold, "delta": delta, "criterion": norm, "seed": seed}
-        callback = Sparsify(graph, layers, goal, epochs=epochs, lr=recipe.lr, **how, say=say)
+        callback = Sparsify(
+            *(graph, layers, goal),
+            epochs=epochs,
+            lr=recipe.lr,
+            threshold=threshold,
+            delta=delta,
+            criterion=norm,
+            seed=seed,
+            asked=limits,
+            say=say,
+        )
         result = fine_tune(graph, dict(state), images, epochs, tuning, checkpoint, say, [callback])
         state, begin, record = result.state_dict, callback.stored, {**record, **callback.record}
     tables, order = found_of(state, criterion, begin)
@@ -123,6 +134,21 @@ def sparsify(
         say=say,
     )
     return replace(made, sparsified=record)
+
+
+def _check_reach(
+    graph: GraphArchitecture,
+    state: Mapping[str, Tensor],
+    layers: Sequence[str],
+    budget: Budget,
+    clock: Clock | None,
+    say: Callable[[str], None],
+) -> None:
+    """Raise UsageError for a budget that no levels meet."""
+    channels, each = channels_of(graph), leveled(graph, norms(state, layers, "l1"))
+    found = levels.tables(graph, each, levels.standing(channels, each, channels.same()))
+    times = None if clock is None or budget.latency_ms is None else clock.times(found, say)
+    configured(graph, found, budget, times)
 
 
 def _goal(graph: GraphArchitecture, budget: Budget, clock: Clock | None) -> Budget:

@@ -106,9 +106,7 @@ class Recipe:
             raise UsageError(f"recipe: channels_last is {self.channels_last!r}; it must be true or false")
         for name, known in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
             if (value := getattr(self, name)) not in known:
-                raise UsageError(
-                    f"recipe: {name} {value!r} is none of {', '.join(known)}{near(str(value), known)}"
-                )
+                raise UsageError(f"recipe: {name} {value!r} is none of {', '.join(known)}{near(str(value), known)}")
         for name in ("shuffle_lr", "shuffle_temperature", "shuffle_penalty"):
             if getattr(self, name) is not None:
                 self._set_float(name, math.inf)
