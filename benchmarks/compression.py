@@ -8,11 +8,12 @@ Methods, each to at most so many percent of the source's multiply-adds, criterio
 
 - permute: what `igcsearch compress --max-macs S% --importance lost` does;
 - sensitivity: the same with `--importance sensitivity`;
+- gathers: the same with `--importance sensitivity --gathers all`;
 - channels: by Torch-Pruning the same share of the channels of all layers but the classifier, of least group magnitude (channels.py,
   which says how it is installed);
 - inner: the same, but for channels within blocks alone: those that shortcuts carry all stay.
 
-Whole channels come in coarse steps; with --match the first two get as its budget what `channels` came to.
+Whole channels come in coarse steps; with --match the first three get as its budget what `channels` came to.
 
 Fine-tuning is that of `igcsearch compress`, one thread each, a checkpoint an epoch; what is finished is kept in DIR, a row and an
 entry a run. Latencies are measured at the end, and again whenever the command is repeated: all networks and the source take turns
@@ -59,8 +60,8 @@ from .facts import save
 from .timing import undisturbed
 from .trainings import data_of, kept
 
-METHODS = ("permute", "sensitivity", "channels", "inner")
-OURS = METHODS[:2]
+METHODS = ("permute", "sensitivity", "gathers", "channels", "inner")
+OURS = METHODS[:3]
 DENSE = "dense"  # of rows: the source itself
 
 
@@ -125,11 +126,18 @@ def compressed(work: Work, method: str, share: float, seed: int) -> tuple[Weight
         most = pruned(whole, most)[0].graph.macs
     worth = criteria(source.graph, source.state, "l2")
     measure = None
-    if method == "sensitivity":
+    if method in ("sensitivity", "gathers"):
         batches = calibration(images, SENSITIVITY)
         measure = partial(measured, graph=source.graph, state=source.state, batches=batches)
-    permuted = permute(source.graph, source.state, worth, Budget(macs=most), seed=seed, measure=measure)
-    about = {"kept": permuted.kept, "groups": {row["layer"]: row["groups"] for row in permuted.layers}}
+    gathers = None if method == "gathers" else 0
+    permuted = permute(
+        source.graph, source.state, worth, Budget(macs=most), gathers=gathers, seed=seed, measure=measure
+    )
+    about = {
+        "kept": permuted.kept,
+        "gathers": permuted.gathers,
+        "groups": {row["layer"]: row["groups"] for row in permuted.layers},
+    }
     state = recalibrated(permuted.architecture, permuted.state, calibration(images))
     return Weighted(permuted.architecture, state), about
 

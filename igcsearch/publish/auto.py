@@ -1,0 +1,103 @@
+"""The method auto: what each method makes of the network at once, under the same budget, and which is gone on with. Floor 7."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import UsageError
+from ..nn.network import module_of
+from ..spec import Architecture
+from ..training import ImageData
+from ..wording import percent
+from .methods import IMPORTANCES, Outcome, Setting
+from .tuning import CALIBRATION, calibration
+
+Method = Callable[[Setting], Outcome]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method with what is to be compared of it; the name is said and recorded."""
+
+    name: str
+    method: str
+    importance: str
+
+
+def ways(setting: Setting, methods: Sequence[str]) -> list[Way]:
+    """What is compared: with images each method by both importances, else by the lost share alone."""
+    importances = IMPORTANCES if setting.images is not None else IMPORTANCES[:1]
+    return [Way(f"{method}, {importance}", method, importance) for method in methods for importance in importances]
+
+
+def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
+    """Each method at once, without training; then all of the one whose network does best on calibration images.
+
+    Best is the least mean cross-entropy on training images that no method has seen; without images the largest kept share.
+
+    Args:
+        methods: by name; those that can meet the budget at all.
+
+    Raises:
+        UsageError: none of them meets it; what the last said.
+    """
+    rows: list[dict[str, Any]] = []
+    failed: UsageError | None = None
+    for way in ways(setting, [*methods]):
+        trial = replace(
+            setting,
+            importance=way.importance,
+            epochs=0,
+            steps=1,
+            partial=setting.partial / f"auto-{way.method}-{way.importance}",
+        )
+        try:
+            found = methods[way.method](trial).found
+        except UsageError as error:
+            failed = error
+            setting.say(f"{way.name}: {error}")
+            continue
+        row = {
+            "way": way.name,
+            "params": found.architecture.params,
+            "macs": found.architecture.macs,
+            "kept": found.kept,
+        }
+        said = f"{percent(found.kept)} kept"
+        if setting.images is not None:
+            row["loss"], row["accuracy"] = judged(found.architecture, found.state, setting.images)
+            said += f", loss {row['loss']:.4f}, {percent(row['accuracy'])} right on calibration images"
+        setting.say(f"{way.name}: {row['macs']:,} MACs, {said}")
+        rows.append({**row, "index": len(rows), "method": way.method, "importance": way.importance})
+    if not rows:
+        raise failed or UsageError("no method can be compared")
+    best = min(rows, key=lambda row: row["loss"]) if "loss" in rows[0] else max(rows, key=lambda row: row["kept"])
+    what = f"least loss, {best['loss']:.4f}," if "loss" in best else f"most kept, {percent(best['kept'])},"
+    why = f"{what} of {len(rows)} ways at once under the same budget"
+    setting.say(f"auto: {best['way']}: {why}")
+    outcome = methods[best["method"]](replace(setting, importance=best["importance"]))
+    told = {"chosen": best["way"], "why": why, "compared": rows}
+    return replace(outcome, more={**outcome.more, "auto": told})
+
+
+@torch.inference_mode()
+def judged(architecture: Architecture, state: Mapping[str, Tensor], images: ImageData) -> tuple[float, float]:
+    """Mean cross-entropy and share right on training images behind those that methods calibrate with."""
+    network = module_of(architecture).eval()
+    network.load_state_dict(dict(state))
+    batches, seen = calibration(images, 2 * CALIBRATION), 0
+    loss, right, count = 0.0, 0, 0
+    for inputs, labels in batches:
+        seen += len(labels)
+        if seen <= CALIBRATION and seen < len(images.train) // 2:
+            continue
+        logits = network(inputs)
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        right, count = right + int((logits.argmax(1) == labels).sum()), count + len(labels)
+    return loss / max(count, 1), right / max(count, 1)

@@ -1,0 +1,86 @@
+"""The method auto takes what does best on calibration images, says why, and goes on with it alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from igcsearch.compress.permute import chosen_layers
+from igcsearch.compress.source import Source
+from igcsearch.errors import UsageError
+from igcsearch.nn.graph import GraphNetwork
+from igcsearch.nn.network import initialise
+from igcsearch.publish.auto import automatic, judged
+from igcsearch.publish.methods import Setting, permutation
+from igcsearch.publish.tuning import FineTuning
+from igcsearch.spec import Budget
+from igcsearch.spec.graph import INPUT, GraphArchitecture, Node
+from igcsearch.spec.operations import Activation, AdaptivePool, BatchNorm, Convolution, Flatten, Linear
+from igcsearch.training import DataSpec, load_data
+
+NODES = [
+    Node("stem", Convolution(1, 8, (3, 3), padding=(1, 1)), (INPUT,)),
+    Node("norm", BatchNorm(8), ("stem",)),
+    Node("relu", Activation("relu"), ("norm",)),
+    Node("wide", Convolution(8, 16, (3, 3), padding=(1, 1)), ("relu",)),
+    Node("more", Convolution(16, 16, (3, 3), padding=(1, 1)), ("wide",)),
+    Node("pool", AdaptivePool(), ("more",)),
+    Node("flat", Flatten(), ("pool",)),
+    Node("head", Linear(16, 10), ("flat",)),
+]
+GRAPH = GraphArchitecture(1, 8, 10, tuple(NODES))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_data(DataSpec("digits"))
+
+
+@pytest.fixture
+def setting(tmp_path, images):
+    network = GraphNetwork(GRAPH)
+    initialise(network, 0)
+    given = Source("it", GRAPH, dict(network.state_dict()))
+    layers, budget = chosen_layers(GRAPH), Budget(macs=GRAPH.macs * 6 // 10)
+    said = []
+    made = Setting(given, images, budget, layers, tmp_path / "partial", FineTuning(0, {}), 3, say=said.append)
+    return made, said
+
+
+def harsh(setting):
+    """The same inside half the budget: it can only be worse."""
+    return permutation(replace(setting, budget=Budget(macs=setting.budget.macs // 2)))
+
+
+def test_the_least_loss_on_images_no_method_saw_is_taken(setting, images):
+    made, said = setting
+    outcome = automatic(made, {"harsh": harsh, "permute": permutation})
+    told = outcome.more["auto"]
+    rows = {row["way"]: row for row in told["compared"]}
+    assert set(rows) == {"harsh, lost", "harsh, sensitivity", "permute, lost", "permute, sensitivity"}
+    assert rows[told["chosen"]]["loss"] == min(row["loss"] for row in rows.values())
+    assert outcome.found.architecture.macs == rows[told["chosen"]]["macs"]
+    assert outcome.epochs == 3
+    loss, right = judged(outcome.found.architecture, outcome.found.state, images)
+    assert (loss, right) == pytest.approx((rows[told["chosen"]]["loss"], rows[told["chosen"]]["accuracy"]))
+    assert any(line.startswith(f"auto: {told['chosen']}: least loss") for line in said)
+
+
+def test_without_images_most_kept_is_taken(setting):
+    made, _ = setting
+    outcome = automatic(replace(made, images=None, epochs=0), {"harsh": harsh, "permute": permutation})
+    told = outcome.more["auto"]
+    assert told["chosen"] == "permute, lost"
+    assert [row["way"] for row in told["compared"]] == ["harsh, lost", "permute, lost"]
+
+
+def test_a_method_that_cannot_is_passed_over_and_said(setting):
+    made, said = setting
+
+    def never(setting):
+        raise UsageError("no way to it")
+
+    outcome = automatic(made, {"never": never, "permute": permutation})
+    assert outcome.more["auto"]["chosen"].startswith("permute")
+    assert "never, lost: no way to it" in said
+    with pytest.raises(UsageError, match="no way to it"):
+        automatic(made, {"never": never})
