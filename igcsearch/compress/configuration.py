@@ -115,19 +115,34 @@ def group_counts(convolution: Convolution, most_groups: int = MOST_GROUPS) -> li
 
 def option(convolution: Convolution, matrix: Matrix, groups: int, shape: Shape) -> Option:
     """A dense convolution with so many groups; `matrix` is its criterion, `shape` what it makes, (out, rows, columns)."""
-    weight = convolution.weights // groups
-    cost = Cost(weight, weight * shape[1] * shape[2])
+    cost = _cost(convolution, groups, shape)
     alone = None if groups == 1 else solve(matrix, groups, method="quick")
     lost = 0.0 if alone is None else 1.0 - kept(matrix, *alone, groups)
     return Option(groups, lost, cost, alone)
 
 
+def cost_of(graph: GraphArchitecture, name: str, groups: int) -> Cost:
+    """Of a dense convolution's weights, without its bias, if it had so many groups."""
+    operation = graph.node(name).operation
+    assert isinstance(operation, Convolution)
+    return _cost(operation, groups, graph.shapes[name])
+
+
+def _cost(convolution: Convolution, groups: int, shape: Shape) -> Cost:
+    weights = convolution.weights // groups
+    return Cost(weights, weights * shape[1] * shape[2])
+
+
 def configured(
-    graph: GraphArchitecture, found: Sequence[Table], budget: Budget, times: Times | None = None
+    graph: GraphArchitecture,
+    found: Sequence[Table],
+    budget: Budget,
+    times: Times | None = None,
+    filled: float = FILLED,
 ) -> list[Option]:
     """The options of least loss inside the budget: exact, one a table.
 
-    They fill at least FILLED of a limit on parameters or multiply-adds where some do.
+    They fill at least the share `filled` of a limit on parameters or multiply-adds where some do.
 
     Args:
         times: what a limit on latency is held against.
@@ -137,12 +152,13 @@ def configured(
     """
     fixed = _fixed(graph, found)
     names = [name for name in ("params", "macs") if getattr(budget, name) is not None]
-    limits = [getattr(budget, name) - getattr(fixed, name) for name in names]
+    wholes = [getattr(budget, name) for name in names]
+    limits = [whole - getattr(fixed, name) for whole, name in zip(wholes, names, strict=True)]
     values = [[-table.harm(option) - TIE * option.lost for option in table.options] for table in found]
     costs = [[[getattr(option.cost, name) for name in names] for option in table.options] for table in found]
     chosen: list[list[int]] = []
     if budget.latency_ms is None or times is None:
-        chosen.append(_filled(values, costs, limits, [getattr(budget, name) for name in names]))
+        chosen.append(_filled(values, costs, limits, wholes, filled))
     else:
         for form in (0, 1):
             timed = [
@@ -150,7 +166,7 @@ def configured(
                 for each, of in zip(costs, times.options, strict=True)
             ]
             most = [*limits, budget.latency_ms - times.rest[form]]
-            chosen.append(_filled(values, timed, most, [getattr(budget, name) for name in names]))
+            chosen.append(_filled(values, timed, most, wholes, filled))
     best = max(filter(None, chosen), key=partial(_worth, values), default=None)
     if best is None:
         raise UsageError(_impossible(fixed, found, budget, times))
@@ -158,13 +174,18 @@ def configured(
 
 
 def _filled(
-    values: list[list[float]], costs: list[list[list[float]]], limits: Sequence[float], whole: Sequence[float]
+    values: list[list[float]],
+    costs: list[list[list[float]]],
+    limits: Sequence[float],
+    whole: Sequence[float],
+    filled: float,
 ) -> list[int]:
-    """The choice of most value inside the limits; one that fills at least FILLED of one of the first limits, if one does.
+    """The choice of most value inside the limits; one that fills at least a share of one of the first limits, if one does.
 
     Args:
         limits: less what is fixed.
         whole: the first of the limits, with what is fixed.
+        filled: that share.
 
     Returns:
         Nothing where there is no choice.
@@ -175,7 +196,7 @@ def _filled(
     if chosen is None:
         return []
     spent = [sum(each[i][at] for each, i in zip(costs, chosen, strict=True)) for at in range(len(whole))]
-    floors = [FILLED * of - (of - limit) for of, limit in zip(whole, limits, strict=False)]
+    floors = [filled * of - (of - limit) for of, limit in zip(whole, limits, strict=False)]
     if not any(now >= floor for now, floor in zip(spent, floors, strict=True)):
         fuller = []
         for at, floor in enumerate(floors):
@@ -240,6 +261,15 @@ def local(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> l
                     now, at[number], moved = other, fewer, True
                     break
     return chosen()
+
+
+def fills(
+    graph: GraphArchitecture, found: Sequence[Table], chosen: Sequence[Option], budget: Budget, share: float
+) -> bool:
+    """Whether these options fill at least that share of a limit on parameters or multiply-adds."""
+    cost = _sum(_fixed(graph, found), chosen)
+    limits = [(cost.params, budget.params), (cost.macs, budget.macs)]
+    return any(limit is not None and spent >= share * limit for spent, limit in limits)
 
 
 def smallest(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:

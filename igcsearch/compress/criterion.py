@@ -55,8 +55,13 @@ def criteria(
     names = [node.name for node, _ in groupable(graph)]
     if kind == "taylor":
         return _taylor(graph, state, names, batches)
+    return norms(state, names, kind)
+
+
+def norms(state: Mapping[str, Tensor], names: Iterable[str], kind: str) -> dict[str, Matrix]:
+    """The l1 or l2 norm of each kernel of these layers, (out, in)."""
     order = 1 if kind == "l1" else 2
-    weights = {name: state[f"{name}.weight"].double() for name in names}
+    weights = {name: state[f"{name}.weight"].detach().double().cpu() for name in names}
     return {name: torch.linalg.vector_norm(weight, order, dim=(2, 3)).numpy() for name, weight in weights.items()}
 
 

@@ -34,10 +34,23 @@ class Gathered:
     kept: list[float]
 
 
-def settled(channels: Channels, layers: Sequence[Grouped], gathers: int | None = 0, *, seed: int = 0) -> Gathered:
-    """Orders that keep much with at most so many gathers; None: as many as gain anything."""
+def settled(
+    channels: Channels,
+    layers: Sequence[Grouped],
+    gathers: int | None = 0,
+    *,
+    seed: int = 0,
+    begin: Orders | None = None,
+) -> Gathered:
+    """Orders that keep much with at most so many gathers; None: as many as gain anything.
+
+    Args:
+        begin: orders of the same layers that may be good ones: what comes out keeps no less.
+    """
     now = list(layers)
     orders = settle(channels, now, seed=seed)
+    if begin is not None:
+        orders = max(settle(channels, now, seed=seed, begin=begin), orders, key=lambda each: _kept(now, each))
     kept = [_kept(now, orders)]
     for _ in range(len(now) if gathers is None else min(gathers, len(now))):
         gains = [_gain(layer, orders) for layer in now]
@@ -66,6 +79,7 @@ def _gain(layer: Grouped, orders: Orders) -> float:
     """What a gather for this layer keeps more at once, nothing else moved; 0 if it has one."""
     if layer.gather:
         return 0.0
-    gains = layer.criterion.T @ np.eye(layer.groups)[orders.rows[layer.name]]  # of each input channel in each group
+    affinity = np.eye(layer.groups) if layer.affinity is None else layer.affinity
+    gains = layer.criterion.T @ affinity[orders.rows[layer.name]]  # of each input channel in each group
     each, now = np.arange(len(gains)), orders.columns[layer.name]
     return layer.weight * float((gains[each, balanced(gains, now)] - gains[each, now]).sum())

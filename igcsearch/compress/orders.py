@@ -6,6 +6,9 @@ own: it then reads its input in an order of its own, at the price of one gather 
 
 The search goes block by block (`channels.py`): given the places of all others, the best places of one block's channels are an
 assignment problem, solved exactly. Noise on its gains that fades from round to round leads out of bad beginnings.
+
+A layer may count kernels between different groups too, by an affinity of its groups: one order then serves several group counts,
+the groups of one inside those of another (levels.py).
 """
 
 from __future__ import annotations
@@ -37,9 +40,11 @@ class Grouped:
         weight: of a unit of its criterion in the sum over layers.
         gather: whether it has an input order of its own.
         alone: good orders of its rows and columns, each the other layers left aside, as `permutations.solve` gives them.
+        affinity: (groups, groups): what a kernel counts by the group of its row and that of its column, 1 on the diagonal; None:
+            nothing between different groups.
 
     Raises:
-        UsageError: groups that do not divide both sides.
+        UsageError: groups that do not divide both sides, or an affinity of other groups.
     """
 
     name: str
@@ -49,14 +54,28 @@ class Grouped:
     weight: float = 1.0
     gather: bool = False
     alone: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    affinity: Gains | None = None
 
     def __post_init__(self) -> None:
         outputs, inputs = self.criterion.shape
+        if self.affinity is not None and self.affinity.shape != (self.groups, self.groups):
+            raise UsageError(
+                f"the affinity of {self.name!r} is {self.affinity.shape}; it must be one of {self.groups} groups"
+            )
         if self.groups < 1 or outputs % self.groups or inputs % self.groups:
             raise UsageError(
                 f"{self.groups} groups do not divide the {outputs} output and {inputs} input channels of {self.name!r}; "
                 f"take a divisor of {math.gcd(outputs, inputs)}"
             )
+
+    def counted(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> float:
+        """The sum of what counts of the criterion, where the channels are in these groups; (out,) and (in,)."""
+        if self.affinity is not None:
+            if self.groups > len(columns) // 2:
+                return float(np.vdot(self.criterion, self.affinity[:, columns][rows]))
+            return float(np.vdot(self.criterion @ np.eye(self.groups)[columns], self.affinity[rows]))
+        same = rows[:, None] == columns
+        return float(self.criterion[same].sum())
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ class Orders:
         stored: for each atom the one that takes its place.
         gathers: for each layer with one, which of the places of its input it reads, in its order; (in,).
         rows, columns: for each layer the group of each output and input channel, by their original numbers.
-        kept: of each layer, the share of its criterion inside its groups.
+        kept: of each layer, the share of its criterion inside its groups (by its affinity, if it has one).
     """
 
     stored: Atoms
@@ -122,6 +141,7 @@ class _Side:
         self.atoms = atoms
         self.slot_group = np.repeat(np.arange(layer.groups), len(atoms) // layer.groups)  # of each place
         self.group = self.slot_group.copy()  # of each original channel: where it stands now
+        self.every = np.arange(len(atoms))
 
 
 class _Search:
@@ -138,7 +158,7 @@ class _Search:
         for block in channels.blocks:
             member = np.zeros(channels.count, dtype=bool)
             member[block] = True
-            sides = [(side, _places(side.atoms, block)) for side in shared if member[side.atoms].any()]
+            sides = [(side, places_of(side.atoms, block)) for side in shared if member[side.atoms].any()]
             if sides:
                 self.blocks.append((block, sides))
 
@@ -196,7 +216,7 @@ class _Search:
             block, sides = self.blocks[number]
             self._improve(block, sides, heat)
         for side in self._gathered():
-            gains = self._gains(side)
+            gains = self._gains(side, side.every, np.arange(side.layer.groups))
             if heat:
                 gains = gains + heat * gains.std() * self.rng.gumbel(size=gains.shape)
             side.group = balanced(gains, side.group)
@@ -204,13 +224,16 @@ class _Search:
     def _gathered(self) -> list[_Side]:
         return [side for side in self.columns.values() if side.layer.gather]
 
-    def _gains(self, side: _Side) -> Gains:
-        """What each channel of a side keeps in each group, the other side as it is; (channels, groups)."""
+    def _gains(self, side: _Side, channels: NDArray[np.int64], groups: NDArray[np.int64]) -> Gains:
+        """What these channels of a side keep in these groups, the other side as it is; (channels, groups)."""
         other = (self.columns if side.axis == 0 else self.rows)[side.layer.name]
         matrix = side.layer.criterion if side.axis == 0 else side.layer.criterion.T
+        if (affinity := side.layer.affinity) is not None:
+            worth = affinity[groups].T if side.axis == 0 else affinity[:, groups]
+            return np.asarray(matrix[channels] @ (side.layer.weight * worth)[other.group])
         hot = np.zeros((len(other.group), side.layer.groups))
         hot[np.arange(len(other.group)), other.group] = side.layer.weight
-        return np.asarray(matrix @ hot)
+        return np.asarray(matrix @ hot)[channels][:, groups]
 
     def _improve(self, block: Atoms, sides: list[tuple[_Side, NDArray[np.int64]]], heat: float) -> None:
         """The best places of a block's atoms given all else; where a layer has it on both sides, only if it gains indeed."""
@@ -223,15 +246,14 @@ class _Search:
         gains = np.zeros((size, len(kinds)))
         at = 0
         for side, places in sides:
-            each = self._gains(side)
             for number in range(places.shape[1]):
-                gains += each[places[:, number]][:, kinds[:, at]]
+                gains += self._gains(side, places[:, number], kinds[:, at])
                 at += 1
         if heat:
             gains += heat * gains.std() * self.rng.gumbel(size=gains.shape)
         slot_of = np.empty(size, dtype=np.int64)  # where each atom of the block stands now, as a place of the block
         slot_of[np.searchsorted(block, self.stored[block])] = np.arange(size)
-        found = _assigned(gains, kind, kind[slot_of])
+        found = _assigned(gains, kind, kind[slot_of], sides[0][0].layer.affinity is not None)
         order = np.argsort(found, kind="stable")  # atoms by kind of place
         places_by_kind = np.argsort(kind, kind="stable")
         chosen = np.empty(size, dtype=np.int64)
@@ -252,8 +274,7 @@ class _Search:
             side.group[places[chosen]] = side.slot_group[places]
 
     def _inside(self, layer: Grouped) -> float:
-        same = self.rows[layer.name].group[:, None] == self.columns[layer.name].group
-        return float(layer.criterion[same].sum())
+        return layer.counted(self.rows[layer.name].group, self.columns[layer.name].group)
 
     def result(self) -> Orders:
         """As data."""
@@ -278,7 +299,7 @@ def _check(layer: Grouped, channels: Channels) -> None:
         )
 
 
-def _places(atoms: Atoms, block: Atoms) -> NDArray[np.int64]:
+def places_of(atoms: Atoms, block: Atoms) -> NDArray[np.int64]:
     """The places in a tensor of each atom of a block, in the block's order; (atoms, times that each is there)."""
     by_atom = np.argsort(atoms, kind="stable")
     first = np.searchsorted(atoms[by_atom], block)
@@ -294,12 +315,17 @@ def _slots_of(side: _Side, block: Atoms, order: NDArray[np.int64]) -> NDArray[np
     return chosen
 
 
-def _assigned(gains: Gains, kind: NDArray[np.int64], now: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The kind of place for each atom, as many of each as there are, of the highest total gain; `now`: where they stand."""
+def _assigned(gains: Gains, kind: NDArray[np.int64], now: NDArray[np.int64], nested: bool) -> NDArray[np.int64]:
+    """The kind of place for each atom, as many of each as there are, of the highest total gain.
+
+    Args:
+        now: where they stand.
+        nested: whether layers have an affinity: then one place a kind is common, and what begins from nothing is faster there.
+    """
     counts = np.bincount(kind)
     if len(counts) == 1:
         return now
-    if (counts == counts[0]).all():
+    if (counts == counts[0]).all() and not (nested and counts[0] == 1):
         return balanced(gains, now)
     from scipy.optimize import linear_sum_assignment
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..spec import Budget
 from ..spec.graph import GraphArchitecture
 from ..spec.operations import Convolution, Gather
 from .channels import channels_of
-from .configuration import Option, Table, Times, configured, tables, uniform
+from .configuration import FILLED, Option, Table, Times, configured, fills, tables, uniform
 from .convert import converted, masked
 from .criterion import Matrix, groupable
 from .gathers import settled
@@ -41,6 +41,7 @@ class Permuted:
         configuration: exact, or uniform where that keeps more (does less harm, where harm was measured).
         tradeoff: pairs of a number of gathers and the share kept with so many: none, 1, 2, 4 ..., all that gain. Of those with
             more gathers than there are, what is kept at least.
+        sparsified: what training before it did, where it was sparsified (publish/sparsified.py); JSON data.
     """
 
     architecture: GraphArchitecture
@@ -51,6 +52,7 @@ class Permuted:
     layers: list[dict[str, Any]]
     configuration: str
     tradeoff: list[tuple[int, float]]
+    sparsified: dict[str, Any] = field(default_factory=dict)
 
 
 def chosen_layers(graph: GraphArchitecture, only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
@@ -106,14 +108,41 @@ def permute(
     found: Sequence[Table] = tables(graph, criteria, say=say)
     if measure is not None:
         found = measure(found)
-    harmful = measure is not None
+    return inside(
+        graph, state, found, budget, gathers=gathers, seed=seed, clock=clock, harmful=measure is not None, say=say
+    )
+
+
+def inside(
+    graph: GraphArchitecture,
+    state: Mapping[str, Tensor],
+    found: Sequence[Table],
+    budget: Budget,
+    *,
+    gathers: int | None = 0,
+    seed: int = 0,
+    clock: Clock | None = None,
+    harmful: bool = False,
+    filled: float | None = None,
+    begin: Callable[[Sequence[Grouped]], Orders] | None = None,
+    say: Say = silent,
+) -> Permuted:
+    """As `permute`, of tables that are there already.
+
+    Args:
+        harmful: the summed harm decides between exact and uniform group counts, else what is kept in the end.
+        filled: share of a limit on parameters or multiply-adds that what comes out fills where some group counts do; None: exact
+            group counts fill configuration.FILLED, uniform ones may keep more.
+        begin: orders that may be good for layers; what comes out keeps no less.
+    """
+    how = _How(graph, state, found, gathers, seed, harmful, filled, begin)
     if clock is None or budget.latency_ms is None:
-        return _permuted(graph, state, found, budget, None, gathers, seed, harmful)
+        return _permuted(how, budget, None)
     times, limit = clock.times(found, say), budget.latency_ms
     made = None
     for _ in range(LATENCY_TRIES):
         try:
-            made = _permuted(graph, state, found, replace(budget, latency_ms=limit), times, gathers, seed, harmful)
+            made = _permuted(how, replace(budget, latency_ms=limit), times)
         except UsageError:
             if made is None:
                 raise
@@ -128,30 +157,40 @@ def permute(
     )
 
 
-def _permuted(
-    graph: GraphArchitecture,
-    state: Mapping[str, Tensor],
-    found: Sequence[Table],
-    budget: Budget,
-    times: Times | None,
-    gathers: int | None,
-    seed: int,
-    harmful: bool,
-) -> Permuted:
-    """Args as `permute`; harmful: the summed harm decides between exact and uniform group counts, else what is kept in the end."""
+@dataclass(frozen=True)
+class _How:
+    """The arguments of `inside`, all but the budget."""
+
+    graph: GraphArchitecture
+    state: Mapping[str, Tensor]
+    found: Sequence[Table]
+    gathers: int | None
+    seed: int
+    harmful: bool
+    filled: float | None
+    begin: Callable[[Sequence[Grouped]], Orders] | None
+
+
+def _permuted(how: _How, budget: Budget, times: Times | None) -> Permuted:
+    graph, state, found = how.graph, how.state, how.found
     ways: dict[str, list[Option] | None] = {
-        "exact": configured(graph, found, budget, times),
+        "exact": configured(graph, found, budget, times, FILLED if how.filled is None else how.filled),
         "uniform": uniform(graph, found, budget, times),
     }
+    if how.filled is not None:
+        full = {way: options and fills(graph, found, options, budget, how.filled) for way, options in ways.items()}
+        if full["exact"] and not full["uniform"]:
+            del ways["uniform"]
     chosen = {way: list(zip(found, options, strict=True)) for way, options in ways.items() if options is not None}
-    if harmful:
+    if how.harmful:
         way = min(chosen, key=lambda way: sum(table.harm(option) for table, option in chosen[way]))
         chosen = {way: chosen[way]}
     channels = channels_of(graph)
     every = {}
     for way, pairs in chosen.items():
         layers = [grouped(table, option) for table, option in pairs if option.groups > 1]
-        every[way] = settled(channels, layers, gathers, seed=seed)
+        begin = None if how.begin is None else how.begin(layers)
+        every[way] = settled(channels, layers, how.gathers, seed=how.seed, begin=begin)
     lost = {
         way: sum(table.weight * (1 - each.orders.kept.get(table.name, 1.0)) for table in found)
         for way, each in every.items()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _RULE, _GROUPS = LearningRule(), GroupRule()
 FINE_TUNING_LR = 0.05  # where training begins from weights: a sixth of what trains from scratch
+SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 _LATER = {
     "later": True
@@ -25,7 +26,7 @@ _LATER = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with Nesterov momentum, linear warm-up and cosine decay a step, and an exponential moving average of the
+    """SGD with Nesterov momentum, linear warm-up and cosine decay a step (or none), and an exponential moving average of the
     weights.
 
     Attributes:
@@ -52,6 +53,7 @@ class Recipe:
         shuffle_lr, shuffle_temperature, shuffle_penalty: of `spec.learning.LearningRule`; None: what suits the way.
         groups_lr, groups_temperature, groups_penalty: of `spec.grouping.GroupRule`, where a network's group counts are learned.
         max_params, max_macs: the budget that learned group counts keep to; of no other use.
+        schedule: of the learning rate behind the warm-up: cosine (to 0) or constant.
         accumulate: micro-batches that a batch is cut into, one after another; their gradients are summed to that of the
             mean over the batch. Batch norm sees a micro-batch at a time, so with norms the numbers are not quite those
             of whole batches.
@@ -75,6 +77,7 @@ class Recipe:
     channels_last: bool = True
     eval_batch_size: int = 512
     accumulate: int = field(default=1, metadata=_LATER)
+    schedule: str = field(default="cosine", metadata=_LATER)
     shuffle_way: str = field(default=_RULE.way, metadata=_LATER)
     soft_share: float = field(default=_RULE.soft_share, metadata=_LATER)
     shuffle_lr: float | None = field(default=None, metadata=_LATER)
@@ -102,11 +105,9 @@ class Recipe:
             raise UsageError(f"recipe: flip is {self.flip!r}; it must be true, false or null (the data set's own)")
         if not isinstance(self.channels_last, bool):
             raise UsageError(f"recipe: channels_last is {self.channels_last!r}; it must be true or false")
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"recipe: precision {self.precision!r} is none of {', '.join(PRECISIONS)}{near(str(self.precision), PRECISIONS)}"
-            )
-
+        for name, known in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+            if (value := getattr(self, name)) not in known:
+                raise UsageError(f"recipe: {name} {value!r} is none of {', '.join(known)}{near(str(value), known)}")
         for name in ("shuffle_lr", "shuffle_temperature", "shuffle_penalty"):
             if getattr(self, name) is not None:
                 self._set_float(name, math.inf)
@@ -184,6 +185,8 @@ class Recipe:
         total, warmup = self.epochs * steps, self.warmup_epochs * steps
         if step < warmup:
             return self.lr * min(1.0, (step + 1) / warmup)
+        if self.schedule == "constant":
+            return self.lr
         done = 1.0 if step >= total else (step - warmup) / (total - warmup)
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
