@@ -138,7 +138,7 @@ class _Search:
         for block in channels.blocks:
             member = np.zeros(channels.count, dtype=bool)
             member[block] = True
-            sides = [(side, _places(side.atoms, block)) for side in shared if member[side.atoms].any()]
+            sides = [(side, places_of(side.atoms, block)) for side in shared if member[side.atoms].any()]
             if sides:
                 self.blocks.append((block, sides))
 
@@ -278,7 +278,7 @@ def _check(layer: Grouped, channels: Channels) -> None:
         )
 
 
-def _places(atoms: Atoms, block: Atoms) -> NDArray[np.int64]:
+def places_of(atoms: Atoms, block: Atoms) -> NDArray[np.int64]:
     """The places in a tensor of each atom of a block, in the block's order; (atoms, times that each is there)."""
     by_atom = np.argsort(atoms, kind="stable")
     first = np.searchsorted(atoms[by_atom], block)
