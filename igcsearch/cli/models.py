@@ -131,9 +131,16 @@ def _convolutions(architecture: Architecture) -> list[dict[str, Any]]:
     for node, convolution in architecture.convolutions():
         channels, side, _ = architecture.shapes[node.name]
         groups = "convolution" if convolution.groups == 1 else f"{convolution.groups} groups"
-        cost = {"params": convolution.params, "macs": convolution.macs(architecture.shapes[node.name])}
+        groups += f", {convolution.nm}" if convolution.nm else ""
+        made = architecture.shapes[node.name]
+        cost = _cost(convolution.params, convolution.macs(made), convolution.nonzero_macs(made))
         rows.append({"block": node.name, "family": groups, "out_channels": channels, "out_size": side, **cost})
     return rows
+
+
+def _cost(params: int, macs: int, nonzero_macs: int) -> dict[str, int]:
+    """The cost of a part; `nonzero_macs` only where an N:M sparsity makes a difference."""
+    return {"params": params, "macs": macs, **({} if nonzero_macs == macs else {"nonzero_macs": nonzero_macs})}
 
 
 def _reference(reference: Reference) -> dict[str, Any]:
@@ -201,9 +208,10 @@ def profile(
 ) -> None:
     """Count and time a network: parameters, multiply-adds (closed form, and as fvcore counts them), latency.
 
-    One multiply-add is one MAC; 'macs' and 'macs_fvcore' hold convolutions and linear layers only, 'fvcore_total' all that
-    fvcore counts, 'macs_executed' what runs here for one image: more than the specification's where a product is multiplied
-    out. Latency is in milliseconds for one batch. Example: igcsearch profile NAME --batch 32 --optimize
+    One multiply-add is one MAC; 'nonzero_macs', where there is an N:M sparsity, has those with weights that it keeps. 'macs'
+    and 'macs_fvcore' hold convolutions and linear layers only, 'fvcore_total' all that fvcore counts, 'macs_executed' what runs
+    here for one image: more than the specification's where a product is multiplied out. Latency is in milliseconds for one
+    batch. Example: igcsearch profile NAME --batch 32 --optimize
     """
     found = find(network)
     found = found._replace(architecture=found.architecture.with_(image_size=image_size))
@@ -225,14 +233,19 @@ def profile(
     blocks: list[dict[str, Any]] = []
     side = found.architecture.image_size
     for name, block in found.architecture.blocks():
+        nonzero_macs = block.nonzero_macs_at(side)
         cost, side = block.cost_at(side)
         size = {"out_channels": block.out_channels, "out_size": side}
-        blocks.append({"block": name, "family": block.family, **size, "params": cost.params, "macs": cost.macs})
+        blocks.append({"block": name, "family": block.family, **size, **_cost(*cost, nonzero_macs)})
     blocks += _convolutions(found.architecture)
-    cost = found.architecture.cost
+    cost, nonzero_macs = found.architecture.cost, found.architecture.nonzero_macs
     if as_json:
-        counts = {"params": cost.params, "macs": cost.macs, "macs_fvcore": counted, "fvcore_total": total}
-        counts["macs_executed"] = executed
+        counts = {
+            **_cost(*cost, nonzero_macs),
+            "macs_fvcore": counted,
+            "fvcore_total": total,
+            "macs_executed": executed,
+        }
         times = {"latency_ms": timed["median_ms"], "latency": timed, **({"optimized": optimized} if optimize else {})}
         print_json({"name": found.name, **counts, **times, "blocks": blocks})
         return
@@ -243,6 +256,7 @@ def profile(
             f"{b['out_channels']} x {b['out_size']} x {b['out_size']}",
             f"{b['params']:,}",
             f"{b['macs']:,}",
+            f"{b.get('nonzero_macs', b['macs']):,}",
         ]
         for b in blocks
     ]
@@ -254,13 +268,18 @@ def profile(
             str(found.architecture.num_classes),
             f"{rest[0]:,}",
             f"{rest[1]:,}",
+            f"{rest[1]:,}",
         ]
     )
-    print_table(["block", "family", "output", ">params", ">MACs"], rows, title=found.name)
+    columns = ["block", "family", "output", ">params", ">MACs", ">nonzero MACs"]
+    shown = len(columns) if nonzero_macs != cost.macs else len(columns) - 1
+    print_table(columns[:shown], [row[:shown] for row in rows], title=found.name)
     print(f"parameters        {cost.params:,}")
     print(
         f"MACs              {cost.macs:,} (closed form), {counted:,} (fvcore, conv + linear), {total:,} (fvcore, all)"
     )
+    if nonzero_macs != cost.macs:
+        print(f"nonzero MACs      {nonzero_macs:,} (with the weights that an N:M sparsity keeps)")
     setting = f"{timed.get('device', where)}, {plural(timed.get('threads', threads), 'thread')}, batch {batch}, {dtype}"
     print(f"MACs executed     {executed:,}")
     print(f"latency           median {timed['median_ms']:.3f} ms, p90 {timed['p90_ms']:.3f} ms ({setting})")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from ..nn.sparse import SparseConv2d
 from ..spec.operations import (
     Activation,
     AdaptivePool,
@@ -81,7 +82,7 @@ def pair(value: Any) -> Pair:
 
 
 # ---------------------------------------------------------------- modules
-def _convolution(conv: nn.Conv2d) -> Operations:
+def _convolution(conv: nn.Conv2d | SparseConv2d) -> Operations:
     padding: Any = conv.padding
     before: list[Operation] = []
     if padding == "valid":
@@ -104,6 +105,7 @@ def _convolution(conv: nn.Conv2d) -> Operations:
         conv.groups,
         conv.bias is not None,
         conv.padding_mode,
+        *(((conv.sparsity.n, conv.sparsity.m), conv.sparsity.axis) if isinstance(conv, SparseConv2d) else ()),
     )
     return [*before, made]
 
@@ -154,6 +156,7 @@ def _plain(kind: str) -> Callable[[nn.Module, Call], Operations]:
 
 MODULES: dict[type[nn.Module], Callable[[Any, Call], Operations]] = {
     nn.Conv2d: lambda module, call: _convolution(module),
+    SparseConv2d: lambda module, call: _convolution(module),
     nn.BatchNorm2d: lambda module, call: _norm(module),
     nn.BatchNorm1d: lambda module, call: _norm(module),
     nn.Linear: lambda module, call: [Linear(module.in_features, module.out_features, module.bias is not None)],

@@ -75,7 +75,8 @@ def channels_of(graph: GraphArchitecture) -> Channels:
         of[node.name] = _made(node, of, graph.shapes[node.name][0], ties)
         if isinstance(node.operation, Convolution) and node.operation.groups > 1 and not is_channelwise(node.operation):
             branches += [(node.reads[0], node.operation.groups), (node.name, node.operation.groups)]
-        if node.shares is not None or node.name in shared:  # one weight for two places: both keep their order
+        sparse = isinstance(node.operation, Convolution) and node.operation.nm is not None  # its codes tell places
+        if sparse or node.shares is not None or node.name in shared:  # one weight for two places: both keep their order
             fixed += [node.reads[0], node.name]
     of = {name: ties.roots(atoms) for name, atoms in of.items()}
     seen: list[list[tuple[Any, ...]]] = [[] for _ in range(ties.count)]
@@ -117,6 +118,8 @@ def permuted(
         operation = node.operation
         if node.shares is not None or not isinstance(operation, BatchNorm | Convolution | Linear):
             continue
+        if isinstance(operation, Convolution) and operation.nm is not None:
+            continue  # nothing around it changes places
         rows = channels.order(node.name, stored)
         for key in ("weight", "bias", "running_mean", "running_var"):
             if (name := f"{node.name}.{key}") in result:

@@ -22,12 +22,13 @@ Matrix = NDArray[np.float64]
 
 
 def groupable(graph: GraphArchitecture) -> list[tuple[Node, Convolution]]:
-    """The convolutions that can be given groups: dense, with weights of their own, more than one channel at each side."""
+    """The convolutions that can be given groups: dense, weights of their own, more than one channel at each side, not sparse."""
     shared = {node.shares for node in graph.nodes}
     return [
         (node, convolution)
         for node, convolution in graph.convolutions()
         if convolution.groups == 1
+        and convolution.nm is None
         and not is_channelwise(convolution)
         and node.shares is None
         and node.name not in shared

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from ..errors import UsageError
 from ..nn.graph import GraphNetwork
+from ..nn.sparse import SparseConv2d
 from ..spec.graph import INPUT, GraphArchitecture, Node
 from ..spec.operations import OPERATIONS, Operation
 from .calls import CALLS, CALLS_BY_NAME, MODULES, Call, UnknownCallError, call_key
@@ -106,6 +107,10 @@ class _Tracer(fx.Tracer):
     """The tracer, which remembers the module whose forward is running."""
 
     inside = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """As the base class; our sparse convolutions are operations of their own, too."""
+        return isinstance(m, SparseConv2d) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """As the base class; on an error `inside` stays at the innermost module."""

@@ -115,6 +115,8 @@ def _cost(architecture: Architecture, metrics: Metrics) -> str:
         ["fvcore's own total", _count(metrics.get("fvcore_total"))],
         ["latency", latency_line(metrics.get("latency"))],
     ]
+    if architecture.nonzero_macs != architecture.macs:
+        lines.insert(2, ["MACs with weights that the N:M sparsity keeps", f"{architecture.nonzero_macs:,}"])
     return rows(["cost of one image", ""], lines)
 
 

@@ -65,6 +65,7 @@ def _graph(architecture: Architecture) -> str:
         if isinstance(operation, Convolution):
             rows, columns = operation.kernel_size
             groups = "" if operation.groups == 1 else f", {operation.groups} groups"
+            groups += f", {operation.nm}" if operation.nm else ""
             lines.append(
                 f"{node.name}: {rows}x{columns} {operation.in_channels} -> {operation.out_channels}{groups}, to "
                 f"{made[1]} x {made[2]}; {operation.params:,} parameters, {operation.macs(made):,} MACs"
@@ -92,6 +93,7 @@ def step_text(step: Factor | ChannelStep) -> str:
     if step.dilation > 1:
         parts.append(f"dilation {step.dilation}")
     parts.append("dense" if step.groups == 1 else f"{step.groups} branches of {step.branch_width}")
+    parts += [str(step.nm)] if step.nm else []
     if not np.array_equal(step.order, np.arange(step.out_channels)):
         parts.append(_shuffle(step.shuffle))
     parts += [word for word, present in (("bias", step.bias), ("norm", step.norm)) if present]

@@ -94,7 +94,8 @@ def check_metrics(folder: Path, metrics: dict[str, Any], architecture: Architect
         raise UsageError(
             f"'{folder / METRICS}' has weights_sha256 {digest!r}: 64 hex digits are needed to check the weights"
         )
-    for key, value in (("params", architecture.params), ("macs", architecture.macs)):
+    for key in ("params", "macs", "nonzero_macs"):
+        value = getattr(architecture, key)
         if metrics.get(key, value) != value:
             raise UsageError(
                 f"'{folder / METRICS}' says {key} {metrics[key]!r}, the architecture beside it has {value}; "

@@ -59,6 +59,7 @@ def write_entry(
         "name": folder.name,
         "params": architecture.params,
         "macs": architecture.macs,
+        **({} if architecture.nonzero_macs == architecture.macs else {"nonzero_macs": architecture.nonzero_macs}),
         "weights": WEIGHTS,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -30,6 +31,7 @@ from ..spec.operations import (
     Window,
 )
 from .base import Network
+from .sparse import SparseConv2d
 
 if TYPE_CHECKING:
     from .graph_inference import GraphInference
@@ -151,6 +153,8 @@ class GraphNetwork(Network):
                     layer.weight.copy_((torch.rand(layer.weight.shape, generator=generator) * 2 - 1) / fan_in**0.5)
                 if layer.bias is not None:
                     layer.bias.zero_()
+            elif isinstance(layer, SparseConv2d):
+                layer.initialise(generator, 2.0)
             elif isinstance(layer, Norm):
                 layer.reset_running_stats()
                 layer.reset_parameters()
@@ -199,17 +203,9 @@ def _layer(operation: Operation) -> nn.Module | None:
     """The module of an operation, None for one that needs none."""
     match operation:
         case Convolution():
-            return nn.Conv2d(
-                operation.in_channels,
-                operation.out_channels,
-                operation.kernel_size,
-                stride=operation.stride,
-                padding=operation.padding,
-                dilation=operation.dilation,
-                groups=operation.groups,
-                bias=operation.bias,
-                padding_mode=operation.padding_mode,  # type: ignore[arg-type]
-            )
+            given = asdict(operation)
+            del given["sparsity"], given["sparse_axis"]  # the others have torch's names
+            return nn.Conv2d(**given) if operation.nm is None else SparseConv2d(**given, sparsity=operation.nm)
         case BatchNorm():
             return Norm(operation.channels, operation.eps, operation.momentum, operation.affine)
         case Linear():

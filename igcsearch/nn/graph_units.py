@@ -1,4 +1,7 @@
-"""A graph rewritten for inference: norms folded into what is before them, and units of nodes that one call computes. Floor 3."""
+"""A graph rewritten for inference: norms folded into what is before them, and units of nodes that one call computes. Floor 3.
+
+A convolution with an N:M sparsity runs there with its dense weight, as any other.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from ..spec.operations import Activation, Add, BatchNorm, Convolution, Gather, L
 from ..spec.serialise import canonical
 from .fused.folded import ACTIVATIONS as FUSED_ACTIVATIONS
 from .fused.shared import MOST_STRIDE
+from .sparse import dense
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Unit:
     def key(self) -> str:
         """Equal for units that take equally long on equal shapes."""
         convolution = asdict(self.convolution)
+        del convolution["sparsity"], convolution["sparse_axis"]  # it has its dense weight
         rest = [self.gather is not None, self.activation, self.residual is not None, self.final]
         return hashlib.sha256(canonical([convolution, rest]).encode()).hexdigest()[:12]
 
@@ -120,12 +125,17 @@ def _only_reader(graph: GraphArchitecture, name: str, taken: set[str]) -> Node |
 
 
 def without_norms(graph: GraphArchitecture) -> tuple[GraphArchitecture, dict[str, str]]:
-    """The graph without the norms that alone read a convolution or linear layer, which has a bias now; and those: norm -> layer."""
+    """The graph without the norms that alone read a convolution or linear layer, which has a bias now; and those: norm -> layer.
+
+    No convolution of it is sparse.
+    """
     renamed: dict[str, str] = {}
     nodes: dict[str, Node] = {}
     shared = {node.shares for node in graph.nodes}
     for node in graph.nodes:
         node = replace(node, reads=tuple(renamed.get(name, name) for name in node.reads))
+        if isinstance(node.operation, Convolution) and node.operation.nm is not None:
+            node = replace(node, operation=replace(node.operation, sparsity=None, sparse_axis="in"))
         source = nodes.get(node.reads[0])
         if (
             source is not None
@@ -147,6 +157,11 @@ def folded(graph: GraphArchitecture, state: Mapping[str, Tensor]) -> tuple[Graph
     """`without_norms`, and the state dict with the norms in weights and biases; computed in float64."""
     without, norms = without_norms(graph)
     state = dict(state)
+    for node, it in graph.convolutions():
+        if it.nm is not None and node.shares is None:
+            values, codes = state.pop(f"{node.name}.values"), state.pop(f"{node.name}.codes")
+            shape = (it.out_channels, it.in_channels // it.groups, *it.kernel_size)
+            state[f"{node.name}.weight"] = dense(values, codes, it.nm, shape, it.groups)
     for name, source in norms.items():
         norm = graph.node(name).operation
         assert isinstance(norm, BatchNorm)

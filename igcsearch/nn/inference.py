@@ -5,7 +5,7 @@ Floor 3. The ways of a block ("plans"), which all give the same to rounding:
 - fused: factors in one pass over memory, each run of them beginning with a k x k factor or 1x1 ones (fused/);
 - split: k x k factors by stock convolutions, the 1x1 factors between them fused;
 - collapsed: runs of linear factors multiplied out to one dense convolution, the rest by stock convolutions;
-- stock: one convolution and one shuffle a factor.
+- stock: one convolution and one shuffle a factor; in every plan so factors with an N:M sparsity, by their dense weights.
 
 Which one is measured (plans.py) on an example input, or a static table where nothing was measured.
 """
@@ -32,6 +32,7 @@ from .fused.shared import MOST_FACTORS, MOST_STRIDE
 from .layers import ACTIVATIONS, FactorLayer, shuffle_layer
 from .network import BlockLayer, StagedNetwork
 from .optimized import OptimizedNetwork
+from .sparse import kernel
 from .workspace import Workspace
 
 _Arguments = tuple[list[Tensor], list[Tensor], Tensor, list[int], int, list[int]]
@@ -60,7 +61,7 @@ def fold(layer: FactorLayer) -> FoldedFactor:
     Raises:
         UsageError: another kind of norm stands there.
     """
-    weight, bias = layer.conv.weight.detach().float(), layer.conv.bias
+    weight, bias = kernel(layer.conv).detach().float(), layer.conv.bias
     bias = None if bias is None else bias.detach().float()
     norm = layer.norm
     if isinstance(norm, _BatchNorm):  # that of several processes, too
@@ -251,7 +252,7 @@ def _run_length(layers: Sequence[nn.Module], plan: str) -> int:
     if plan == "stock":
         return 0
     for layer in layers[:MOST_FACTORS]:
-        if not isinstance(layer, FactorLayer):
+        if not isinstance(layer, FactorLayer) or layer.factor.nm is not None:
             break
         factor = layer.factor
         pointwise = factor.kernel_size == 1 and factor.stride == 1
@@ -275,7 +276,9 @@ def _worth_collapsing(layers: Sequence[nn.Module]) -> bool:
     """True if the run of linear factors that begins with a k x k one is not all too wasteful as a dense convolution."""
     run: list[Factor] = []
     for layer in layers:
-        if not isinstance(layer, FactorLayer) or (run and (layer.factor.kernel_size > 1 or layer.factor.stride > 1)):
+        if not isinstance(layer, FactorLayer) or layer.factor.nm is not None:
+            break
+        if run and (layer.factor.kernel_size > 1 or layer.factor.stride > 1):
             break
         run.append(layer.factor)
         if layer.factor.activation is not None:

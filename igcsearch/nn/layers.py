@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..spec import Factor, NormAct, Parallel, Pool, SqueezeExcitation, Step
 from ..spec.permutations import Order, identity, interleave
+from .sparse import SparseConv2d
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda x: x,
@@ -54,18 +55,11 @@ def shuffle_layer(order: Order, groups: int) -> nn.Module:
     return nn.Identity() if (order == identity(len(order))).all() else ChannelShuffle(order, groups)
 
 
-def convolution(factor: Factor) -> nn.Conv2d:
+def convolution(factor: Factor) -> nn.Conv2d | SparseConv2d:
     """The convolution of a factor. (N, C_in, H, W) to (N, C_out, H', W')."""
-    return nn.Conv2d(
-        factor.in_channels,
-        factor.out_channels,
-        factor.kernel_size,
-        stride=factor.stride,
-        padding=factor.dilation * (factor.kernel_size // 2),
-        dilation=factor.dilation,
-        groups=factor.groups,
-        bias=factor.bias,
-    )
+    sizes = (factor.kernel_size, factor.stride, factor.dilation * (factor.kernel_size // 2), factor.dilation)
+    given = (factor.in_channels, factor.out_channels, *sizes, factor.groups, factor.bias)
+    return nn.Conv2d(*given) if factor.nm is None else SparseConv2d(*given, sparsity=factor.nm)
 
 
 class FactorLayer(nn.Module):

@@ -41,6 +41,7 @@ from .layers import ACTIVATIONS, FactorLayer, convolution
 from .network import StagedNetwork, block_layer, module_name
 from .products import planned
 from .sides import CLOSED, CLOSED_EARLY, SIDES, WARM_UP, SharedSide, Side, complete, part
+from .sparse import kernel
 
 
 class SoftFactorLayer(nn.Module):
@@ -59,7 +60,9 @@ class SoftFactorLayer(nn.Module):
         self.groups, self.way, self.stream = factor.groups, rule.way, stream
         self.factor = replace(factor, groups=1, shuffle=Shuffle("identity") if rows else factor.shuffle)
         self.learns = {"columns": columns, "rows": rows}
-        self.conv = convolution(self.factor)
+        conv = convolution(self.factor)
+        assert isinstance(conv, nn.Conv2d)  # spec/learning.py leaves N:M sparsities out
+        self.conv = conv
         self.columns = self._side(factor.in_channels, columns, rule, 2 * stream)
         self.rows = self._side(factor.out_channels, rows, rule, 2 * stream + 1)
         self.shuffle = nn.Identity() if rows else layer.shuffle
@@ -302,7 +305,7 @@ def _fill(
         height, width = factor.out_channels // factor.groups, factor.branch_width
         for g in range(factor.groups):
             at = slice(g * height, (g + 1) * height)
-            wide[at, g * width : (g + 1) * width] = layer.conv.weight[at]
+            wide[at, g * width : (g + 1) * width] = kernel(layer.conv)[at]
         soft.conv.weight[torch.tensor(rows)[:, None], torch.tensor(columns)] = wide
         if layer.conv.bias is not None and soft.conv.bias is not None:
             soft.conv.bias[torch.tensor(rows)] = layer.conv.bias

@@ -12,6 +12,7 @@ from ..spec import Architecture, Block, GraphArchitecture, StagedArchitecture
 from .base import Network
 from .layers import ACTIVATIONS, FactorLayer, SqueezeExcitationLayer, step_layers
 from .products import planned
+from .sparse import SparseConv2d
 
 if TYPE_CHECKING:
     from .inference import InferenceNetwork
@@ -133,7 +134,8 @@ def initialise(network: nn.Module, seed: int | None = None) -> None:
 
     Convolutions: normal of variance g / fan_in with fan_in = S * K; g = 2 where an activation or a norm follows at once
     (He et al. 2015, as IGCV1's code), 1 inside linear products, where variance is to be kept, and before a squeeze-excitation's
-    gate. Linear layer: uniform within 1/sqrt(fan_in). Batch norm 1 and 0, biases 0.
+    gate. An N:M sparsity has a random pattern, and the fan_in of what it keeps. Linear layer: uniform within 1/sqrt(fan_in). Batch
+    norm 1 and 0, biases 0.
     """
     generator = torch.Generator()
     generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
@@ -146,6 +148,9 @@ def initialise(network: nn.Module, seed: int | None = None) -> None:
     for module in network.modules():
         if isinstance(module, FactorLayer):
             gain = 1.0 if not module.factor.norm and module.factor.activation is None else 2.0
+            if isinstance(module.conv, SparseConv2d):
+                module.conv.initialise(generator, gain)
+                continue
             fan_in = module.factor.area * module.factor.branch_width
             _fill(module.conv.weight, generator, math.sqrt(gain / fan_in))
             if module.conv.bias is not None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..spec.permutations import invert
 from .fused import fused_available, product, wiring
 from .layers import FactorLayer
+from .sparse import kernel
 
 #: Widest product that is multiplied out: above it stock group convolutions win on a CPU (docs/measurements.md).
 WIDEST = 160
@@ -58,7 +59,7 @@ class LinearProduct:
         total = total[self._rows[0]]
         for layer, rows in zip(self.layers[1:], self._rows[1:], strict=True):
             groups, width = layer.factor.groups, layer.factor.branch_width
-            weight_GOK = layer.conv.weight.view(groups, -1, width)
+            weight_GOK = kernel(layer.conv).view(groups, -1, width)
             total = torch.bmm(weight_GOK, total.view(groups, width, -1)).flatten(0, 1)[rows]
         return total if self._columns is None else total[:, self._columns]
 
@@ -67,7 +68,7 @@ class LinearProduct:
         way = self.way or self.choice(x_NCHW)
         if way == "fused":
             self._follow(x_NCHW.device)
-            weights = [layer.conv.weight for layer in self.layers]
+            weights = [kernel(layer.conv) for layer in self.layers]
             y_NCHW = product(x_NCHW, weights, self._index, self._groups, stride=self.stride)
         elif way == "multiplied":
             y_NCHW = F.conv2d(x_NCHW, self.matrix()[:, :, None, None])
@@ -98,7 +99,7 @@ class LinearProduct:
 
 def _block_diagonal(layer: FactorLayer) -> Tensor:
     """A 1x1 factor's weights as an explicit matrix, shape (C_out, C_in)."""
-    factor, weight = layer.factor, layer.conv.weight
+    factor, weight = layer.factor, kernel(layer.conv)
     groups, width = factor.groups, factor.branch_width
     if groups == 1:
         return weight[:, :, 0, 0]
@@ -132,10 +133,15 @@ def planned(layers: Sequence[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
 
 
 def _run_length(layers: Sequence[nn.Module], start: int) -> int:
-    """How many layers from `start` on are one linear product with a branch in it; 0 if none."""
+    """How many layers from `start` on are one linear product with a branch in it; 0 if none.
+
+    Factors with an N:M sparsity run by themselves.
+    """
     length = 0
     for layer in layers[start:]:
-        if not isinstance(layer, FactorLayer) or not (_is_pointwise(layer) or (not length and _is_spatial(layer))):
+        if not isinstance(layer, FactorLayer) or layer.factor.nm is not None:
+            break
+        if not _is_pointwise(layer) and (length or not _is_spatial(layer)):
             break
         length += 1
         if not _is_bare(layer):

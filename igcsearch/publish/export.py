@@ -121,7 +121,10 @@ def export(
         raise UsageError(f"batch {batch!r}: give {DYNAMIC!r} or a whole number from 1 to {LARGEST_BATCH}")
     target = _target(Path(given.name + kind.suffix if path is None else path).expanduser(), format, overwrite)
     _need(format, kind.packages)
+    from ..nn.sparse import with_dense
+
     network = given.network().set_execution("plain").float().cpu().eval()
+    with_dense(network)  # what reads the file knows no compact storage
     with _quiet():
         metadata = _metadata(given, batch, kind.packages)
         content = kind.make(_traced(network, batch), metadata)

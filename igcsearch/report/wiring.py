@@ -130,6 +130,7 @@ def _factor(factor: Factor) -> list[Layer]:
     size = f"{factor.kernel_size}×{factor.kernel_size}"
     widths = f"K = {K_in}" if K_in == K_out else f"K = {K_in} → {K_out}"
     label = f"{size} dense" if G == 1 else f"{size} · {widths}"
+    label += f" · {factor.nm}" if factor.nm else ""
     behind = [_stride(factor.stride), "norm" if factor.norm else "", factor.activation or ""]
     if factor.dilation > 1:
         behind.insert(0, f"dilation {factor.dilation}")

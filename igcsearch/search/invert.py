@@ -178,7 +178,7 @@ def _step(step: Step) -> tuple[Any, ...]:
     """What a choice may decide of a step, apart from its width."""
     if isinstance(step, Factor):
         share = step.groups / step.out_channels
-        return step.kernel_size, share, step.stride, step.activation, step.shuffle.kind, step.shuffle.seed
+        return step.kernel_size, share, step.stride, step.activation, step.shuffle.kind, step.shuffle.seed, step.nm
     if isinstance(step, Parallel):
         return step.join, step.shuffle.kind, *(tuple(map(_step, lane)) for lane in step.lanes)
     others = (getattr(step, name) for name in step.__dataclass_fields__ if name not in ("channels", "reduced"))

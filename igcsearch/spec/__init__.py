@@ -5,6 +5,7 @@ from .block import Block, Parallel, Step
 from .factor import ACTIVATIONS, Factor, Shuffle
 from .graph import GraphArchitecture
 from .problem import Budget, Cost, Problem
+from .sparsity import Sparsity
 from .staged import Head, Stage, StagedArchitecture
 from .steps import ChannelStep, NormAct, Pool, SqueezeExcitation
 
@@ -24,6 +25,7 @@ __all__ = [
     "Pool",
     "Problem",
     "Shuffle",
+    "Sparsity",
     "SqueezeExcitation",
     "Stage",
     "StagedArchitecture",

@@ -98,8 +98,13 @@ class Architecture(ABC):
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one image."""
+        """Multiply-adds of one image, as a masked convolution runs them and counters see them."""
         return self.cost.macs
+
+    @property
+    @abstractmethod
+    def nonzero_macs(self) -> int:
+        """`macs` without the multiply-adds with weights that an N:M sparsity leaves out (spec/sparsity.py)."""
 
     def problem(self, budget: Budget | None = None) -> Problem:
         """The problem that the network answers."""

@@ -188,6 +188,12 @@ class Block:
             found = self._costs[size] = (Cost(self.params, macs), out_size)
         return found
 
+    def nonzero_macs_at(self, size: int) -> int:
+        """Multiply-adds for an input map of side `size` without those with weights that a sparsity leaves out."""
+        if all(factor.nm is None for factor in every_factor((*self.steps, *(self.shortcut or ())))):
+            return self.cost_at(size)[0].macs
+        return sum(chain_macs(steps, size, nonzero=True)[0] for steps in (self.steps, self.shortcut or ()))
+
     @cached_property
     def text(self) -> str:
         """Canonical JSON text, computed once; hashes are put together from it."""
@@ -249,8 +255,11 @@ def every_factor(steps: tuple[Step, ...]) -> Iterator[Factor]:
                 yield from every_factor(lane)
 
 
-def chain_macs(steps: tuple[Step, ...], size: int) -> tuple[int, int]:
+def chain_macs(steps: tuple[Step, ...], size: int, *, nonzero: bool = False) -> tuple[int, int]:
     """Multiply-adds of a product of steps for an input map of side `size`, and the side of its output map.
+
+    Args:
+        nonzero: leave out those with weights that a sparsity leaves out.
 
     Raises:
         UsageError: lanes end at different sides, which poolings of even kernel size can do.
@@ -258,7 +267,7 @@ def chain_macs(steps: tuple[Step, ...], size: int) -> tuple[int, int]:
     macs = 0
     for step in steps:
         if isinstance(step, Parallel):
-            parts = [chain_macs(lane, size) for lane in step.lanes]
+            parts = [chain_macs(lane, size, nonzero=nonzero) for lane in step.lanes]
             macs += sum(part[0] for part in parts)
             if len(sides := {part[1] for part in parts}) > 1:
                 raise UsageError(
@@ -267,7 +276,7 @@ def chain_macs(steps: tuple[Step, ...], size: int) -> tuple[int, int]:
             (size,) = sides
         else:
             size = step.out_size(size)
-            macs += step.macs_at(size)
+            macs += step.nonzero_macs_at(size) if nonzero and isinstance(step, Factor) else step.macs_at(size)
     return macs, size
 
 

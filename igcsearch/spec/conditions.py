@@ -46,6 +46,9 @@ Product = Block | Sequence[Step]
 def path_counts(product: Product) -> NDArray[np.int64]:
     """Paths from each input to each output channel over a block's product, or over steps of any kind.
 
+    A factor with an N:M sparsity counts, here and in all conditions and costs of this module, as its dense branches: which of their
+    weights stay is learned, so that each may.
+
     Returns:
         Integer array of shape (out_channels, in_channels); exact below 2**63.
 

@@ -111,6 +111,10 @@ def checked(block: Block) -> tuple[Factor, tuple[Factor, ...]]:
             f"group counts are learned where the width stays, not from {first.in_channels} to {first.out_channels} channels"
         )
     pointwise = tuple(step for step in rest if isinstance(step, Factor))
+    if any(factor.nm is not None for factor in (first, *pointwise)):
+        raise UsageError(
+            "group counts are learned of dense branches, not beside an N:M sparsity; leave one of the two out"
+        )
     bare = all(not factor.norm and factor.activation is None for factor in pointwise[:-1])
     square = all(
         factor.kernel_size == 1 and factor.stride == 1 and factor.out_channels == first.out_channels

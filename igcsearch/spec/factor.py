@@ -13,6 +13,7 @@ from ..errors import UsageError, near
 from . import permutations
 from .numbers import truth, whole
 from .permutations import Order
+from .sparsity import Sparsity, checked_sparsity
 
 ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "gelu")
 SHUFFLES = ("interleave", "identity", "random", "explicit", "learned")
@@ -87,10 +88,12 @@ class Factor:
         norm: affine batch norm behind the shuffle.
         activation: one of ACTIVATIONS, or None.
         shuffle: the permutation of the output channels.
+        sparsity: (N, M): of every M weights across the channels of a branch N stay (sparsity.py); None: all. Which ones is learned.
+        sparse_axis: the channels that groups of M run along: "in" or "out".
 
     Raises:
         UsageError: a number that is not whole, channels that the groups do not divide, an even kernel, an explicit order of another
-            length.
+            length, a sparsity that cannot be.
     """
 
     in_channels: int
@@ -103,6 +106,8 @@ class Factor:
     norm: bool = False
     activation: str | None = None
     shuffle: Shuffle = Shuffle()
+    sparsity: tuple[int, int] | None = None
+    sparse_axis: str = "in"
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -124,6 +129,8 @@ class Factor:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise UsageError(f"kernel size {self.kernel_size} of a factor must be odd")
         check_activation(self.activation)
+        if self.sparsity is not None or self.sparse_axis != "in":
+            object.__setattr__(self, "sparsity", checked_sparsity(self.sparsity, self.sparse_axis)[0])
         order = self.shuffle.order
         if order is not None and len(order) != self.out_channels:
             raise UsageError(
@@ -150,17 +157,33 @@ class Factor:
 
     @property
     def weights(self) -> int:
-        """S * K * C_out: the kernel's weights, the factor's term in the balance condition (`igcv2.md` 1.3)."""
+        """S * K * C_out: the weights of dense branches, the factor's term in the balance condition (`igcv2.md` 1.3)."""
         return self.area * self.branch_width * self.out_channels
+
+    @cached_property
+    def nm(self) -> Sparsity | None:
+        """Its N:M sparsity."""
+        return checked_sparsity(self.sparsity, self.sparse_axis)[1]
+
+    @property
+    def kept_weights(self) -> int:
+        """The weights that an N:M sparsity leaves: what is trained and stored. All of them where there is none."""
+        if self.nm is None:
+            return self.weights
+        return self.nm.kept_weights(self.in_channels, self.out_channels, self.groups, self.area)
 
     @property
     def params(self) -> int:
         """Trainable parameters, bias and batch norm included."""
-        return self.weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
+        return self.kept_weights + self.out_channels * (int(self.bias) + 2 * int(self.norm))
 
     def macs_at(self, out_size: int) -> int:
-        """Multiply-adds for an output map of that side."""
+        """Multiply-adds for an output map of that side, those with weights that a sparsity leaves out included."""
         return self.weights * out_size * out_size
+
+    def nonzero_macs_at(self, out_size: int) -> int:
+        """Multiply-adds for an output map of that side, those with weights that a sparsity leaves out not counted."""
+        return self.kept_weights * out_size * out_size
 
     def out_size(self, size: int) -> int:
         """Side of the output map for an input map of side `size`; smaller maps are padded, so it is at least 1."""

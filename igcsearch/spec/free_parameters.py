@@ -50,7 +50,7 @@ def free_parameters(factors: Sequence[Factor]) -> int:
     borders = [_traded(writer, reader) for writer, reader in pairwise(factors)]
     of_writers, of_readers = [border[0] for border in borders], [border[1] for border in borders]
     traded = max(sum(of_writers[:cut]) + sum(of_readers[cut:]) for cut in range(len(borders) + 1))
-    return sum(factor.weights for factor in factors) - traded
+    return sum(factor.kept_weights for factor in factors) - traded
 
 
 def strict_free_parameters(branch_widths: Sequence[int], *, areas: Sequence[int] | None = None) -> int:
@@ -76,7 +76,16 @@ def strict_free_parameters(branch_widths: Sequence[int], *, areas: Sequence[int]
 
 
 def _traded(writer: Factor, reader: Factor) -> tuple[int, int]:
-    """Weights that the changes of basis at a border trade: of the factor in front of it, and of the one behind."""
+    """Weights that the changes of basis at a border trade: of the factor in front of it, and of the one behind.
+
+    Beside an N:M sparsity, whatever weights stay, only scalings of single channels keep the zeros: they trade one weight a channel,
+    of a factor that is sure to have one there.
+    """
+    if writer.nm is not None or reader.nm is not None:
+        channels = writer.out_channels
+        in_rows = writer.nm is None or writer.sparse_axis == "in"  # each of its rows has a weight
+        in_columns = reader.nm is None or reader.sparse_axis == "out"
+        return channels * in_rows, channels * in_columns
     written = writer.order // (writer.out_channels // writer.groups)  # branch that writes what stands at each position
     read = np.arange(reader.in_channels) // reader.branch_width
     m = np.unique(written * reader.groups + read, return_counts=True)[1]

@@ -91,6 +91,11 @@ class GraphArchitecture(Architecture):
         params = sum(node.operation.params for node in self.nodes if node.shares is None)
         return Cost(params, sum(node.operation.macs(self.shapes[node.name]) for node in self.nodes))
 
+    @cached_property
+    def nonzero_macs(self) -> int:
+        """`macs` without the multiply-adds with weights that an N:M sparsity leaves out (spec/sparsity.py)."""
+        return sum(node.operation.nonzero_macs(self.shapes[node.name]) for node in self.nodes)
+
     def node(self, name: str) -> Node:
         """The node of that name.
 
@@ -155,11 +160,13 @@ class GraphArchitecture(Architecture):
         if in_channels is not None and in_channels != self.in_channels:
             for name in self.readers[INPUT]:
                 node = nodes[name]
-                if not isinstance(node.operation, Convolution) or node.operation.groups != 1 or node.shares is not None:
+                operation = node.operation
+                dense = isinstance(operation, Convolution) and operation.groups == 1 and operation.nm is None
+                if not isinstance(operation, Convolution) or not dense or node.shares is not None:
                     raise UsageError(
                         f"this network cannot read {in_channels} channels: {name!r}, which reads the image, is no dense convolution"
                     )
-                nodes[name] = replace(node, operation=replace(node.operation, in_channels=in_channels))
+                nodes[name] = replace(node, operation=replace(operation, in_channels=in_channels))
         try:
             return replace(
                 self,

@@ -395,6 +395,8 @@ def _is_bottleneck(block: Block) -> bool:
     if len(block.steps) != 3 or not all(isinstance(step, Factor) for step in block.steps):
         return False
     first, middle, last = block.factors
+    if any(factor.nm is not None for factor in block.factors):
+        return False
     channelwise = middle.branch_width == 1 and middle.in_channels == middle.out_channels
     pointwise = all(factor.kernel_size == 1 and factor.stride == 1 and not factor.bias for factor in (first, last))
     mixes = all(factor.branch_width > 1 for factor in (first, last))

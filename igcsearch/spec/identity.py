@@ -5,7 +5,8 @@ absorb it (`igcv2.md` 1.5). So a shuffle between two factors matters only throug
 branch i of the first to branch j of the second. Where that table is constant - next to a dense factor always, in a strict
 two-factor product by the complementary condition - nothing is left of the shuffle. Every rule here keeps different networks apart,
 in microseconds. Where something is left of a random or explicit shuffle, the whole network's wiring is labelled canonically
-(labelling.py), which finds every pair of equal ones among those.
+(labelling.py), which finds every pair of equal ones among those. Beside an N:M sparsity less is absorbed: which channels share a
+group of M is part of the network, though which weights stay is not.
 """
 
 from __future__ import annotations
@@ -100,12 +101,17 @@ def reduced_shuffle(factor: Factor, after: Step | None) -> str | None:
         factor: the factor before the shuffle.
         after: the step that reads the shuffled channels, None at the end of a product.
     """
-    if factor.groups == 1 or (isinstance(after, Factor) and after.groups == 1):
+    ordered_before = factor.nm is not None and factor.sparse_axis == "out"  # who shares a group of M is fixed there
+    ordered_behind = isinstance(after, Factor) and after.nm is not None and after.sparse_axis == "in"
+    if (factor.groups == 1 and not ordered_before) or (
+        isinstance(after, Factor) and after.groups == 1 and not ordered_behind
+    ):
         return None  # a dense neighbour absorbs any permutation
     if factor.shuffle.kind == "learned":
         return "learned"
     interleaved = factor.shuffle.kind == "interleave"
-    if isinstance(after, Factor) and _mixes_evenly(factor, after, interleaved):
+    freely = not ordered_before and not ordered_behind
+    if freely and isinstance(after, Factor) and _mixes_evenly(factor, after, interleaved):
         return "even"
     order = factor.order
     if interleaved or np.array_equal(order, Shuffle().resolve(factor.out_channels, factor.groups)):

@@ -1,10 +1,11 @@
 """A canonical form of a network's wiring: equal for two networks exactly if relabelling makes one the other. Floor 0.
 
 igraph is imported when called. The wiring is a coloured graph. Every channel between two steps is a node, every branch of a factor
-is a node joined to the channels that it reads and writes; colours say where in the network a node stands. A relabelling that the
-weights absorb is an isomorphism of these graphs that keeps colours, and the other way round; so a canonical labelling (BLISS,
-Junttila and Kaski 2007) decides. Colour refinement alone, also called Weisfeiler-Lehman hashing, does not: it confuses networks in
-which every channel has as many neighbours of every kind (a test has two).
+is a node joined to the channels that it reads and writes (along an N:M sparsity through nodes of its groups of M); colours say
+where in the network a node stands. A relabelling that the weights absorb is an isomorphism of these graphs that keeps colours, and
+the other way round; so a canonical labelling (BLISS, Junttila and Kaski 2007) decides. Colour refinement alone, also called
+Weisfeiler-Lehman hashing, does not: it confuses networks in which every channel has as many neighbours of every kind (a test has
+two).
 """
 
 from __future__ import annotations
@@ -79,8 +80,17 @@ class _Wiring:
             rows, width = step.out_channels // step.groups, step.branch_width
             made = []
             for g in range(step.groups):
-                branch = self.node(f"{name} branch", *nodes[g * width : (g + 1) * width])
-                made += [self.node(f"{name} out", branch) for _ in range(rows)]
+                read = nodes[g * width : (g + 1) * width]
+                if step.nm is not None and step.nm.axis == "in":
+                    read = [
+                        self.node(f"{name} in group", *read[at : at + step.nm.m]) for at in range(0, width, step.nm.m)
+                    ]
+                branch = self.node(f"{name} branch", *read)
+                write = [branch] * rows
+                if step.nm is not None and step.nm.axis == "out":
+                    per_group = [self.node(f"{name} out group", branch) for _ in range(0, rows, step.nm.m)]
+                    write = [per_group[row // step.nm.m] for row in range(rows)]
+                made += [self.node(f"{name} out", node) for node in write]
         else:
             return [self.node(f"{name} alone", node) for node in nodes]  # its own weights follow the channels
         return [made[channel] for channel in step.order]

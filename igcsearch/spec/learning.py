@@ -269,6 +269,8 @@ def _gap(name: str, chain: _Chain, position: int, index: int) -> Gap | str:
     if index == len(block.steps) - 1:
         return _end_gap(name, chain, position, index)
     reader = block.steps[index + 1]
+    if step.nm is not None or (isinstance(reader, Factor) and reader.nm is not None):
+        return f"{where}: shuffles are learned between dense branches, not beside an N:M sparsity"
     if not isinstance(reader, Factor) or _is_channelwise(reader):
         return f"{where}: what follows does not mix channels; learn the shuffle in front of a factor that does"
     if reader.groups == 1:
@@ -299,6 +301,8 @@ def _end_gap(name: str, chain: _Chain, position: int, index: int) -> Gap | str:
     block = chain.blocks[position]
     where, factor = f"{name}.step{index}", block.steps[index]
     assert isinstance(factor, Factor)
+    if factor.nm is not None:
+        return f"{where}: shuffles are learned of dense branches, not beside an N:M sparsity"
     if factor.groups == 1:
         return f"{where}: the rows of a dense factor absorb any permutation (2)"
     if factor.branch_width == 1:
@@ -330,7 +334,7 @@ def _last(steps: tuple[Step, ...]) -> Step | None:
 
 
 def _is_dense(step: Step | None) -> bool:
-    return isinstance(step, Factor) and step.groups == 1
+    return isinstance(step, Factor) and step.groups == 1 and step.nm is None
 
 
 def _is_channelwise(factor: Factor) -> bool:

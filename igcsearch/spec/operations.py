@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import UsageError, near
+from .sparsity import Sparsity, checked_sparsity
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -47,10 +48,18 @@ class Operation:
         """Multiply-adds for one image where it makes that shape (convolutions and linear layers, as everywhere)."""
         return 0
 
+    def nonzero_macs(self, made: Shape) -> int:
+        """`macs` without those with weights that an N:M sparsity leaves out."""
+        return self.macs(made)
+
 
 @dataclass(frozen=True)
 class Convolution(Operation):
-    """`Conv2d`: (C_in, H, W) to (C_out, H', W'); all but the channel counts and flags are pairs (rows, columns)."""
+    """`Conv2d`: (C_in, H, W) to (C_out, H', W'); all but the channel counts and flags are pairs (rows, columns).
+
+    With `sparsity` (N, M) of every M weights across the channels of a branch N stay (sparsity.py), along the input or the output
+    channels (`sparse_axis`: "in", "out").
+    """
 
     op: ClassVar[str] = "convolution"
     in_channels: int
@@ -62,6 +71,8 @@ class Convolution(Operation):
     groups: int = 1
     bias: bool = False
     padding_mode: str = "zeros"
+    sparsity: Pair | None = None
+    sparse_axis: str = "in"
 
     def __post_init__(self) -> None:
         if self.groups < 1 or self.in_channels % self.groups or self.out_channels % self.groups:
@@ -73,16 +84,29 @@ class Convolution(Operation):
         if min(self.padding) < 0:
             raise UsageError(f"padding {self.padding} is negative; use a slice")
         _one_of("padding mode", self.padding_mode, PADDING_MODES)
+        object.__setattr__(self, "sparsity", checked_sparsity(self.sparsity, self.sparse_axis)[0])
 
     @property
     def weights(self) -> int:
-        """Entries of the weight tensor."""
+        """Entries of the weight tensor, those that a sparsity leaves out included."""
         return math.prod(self.kernel_size) * self.in_channels // self.groups * self.out_channels
 
     @property
+    def nm(self) -> Sparsity | None:
+        """Its N:M sparsity."""
+        return checked_sparsity(self.sparsity, self.sparse_axis)[1]
+
+    @property
+    def kept_weights(self) -> int:
+        """The weights that an N:M sparsity leaves; all of them where there is none."""
+        if (nm := self.nm) is None:
+            return self.weights
+        return nm.kept_weights(self.in_channels, self.out_channels, self.groups, math.prod(self.kernel_size))
+
+    @property
     def params(self) -> int:
-        """Weights and biases."""
-        return self.weights + self.out_channels * int(self.bias)
+        """Weights that are kept, and biases."""
+        return self.kept_weights + self.out_channels * int(self.bias)
 
     def shape(self, *shapes: Shape) -> Shape:
         """(C_in, H, W) to (C_out, H', W')."""
@@ -99,6 +123,10 @@ class Convolution(Operation):
     def macs(self, made: Shape) -> int:
         """Weights times positions."""
         return self.weights * made[1] * made[2]
+
+    def nonzero_macs(self, made: Shape) -> int:
+        """Kept weights times positions."""
+        return self.kept_weights * made[1] * made[2]
 
 
 @dataclass(frozen=True)

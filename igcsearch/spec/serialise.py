@@ -25,6 +25,8 @@ _FACTOR_FIELDS = {
     "bias": bool,
     "norm": bool,
     "activation": str,
+    "sparsity": list,
+    "sparse_axis": str,
 }
 #: "op" of the steps that hand every channel on by itself: the class and its fields.
 _CHANNEL_STEPS: dict[str, tuple[type[ChannelStep], dict[str, type]]] = {
@@ -44,7 +46,10 @@ def canonical(data: Any) -> str:
 def step_data(step: Step) -> dict[str, Any]:
     """JSON data of a step; a factor needs no "op"."""
     if isinstance(step, Factor):
-        return _with_shuffle(_given(step, _FACTOR_FIELDS, Factor), step.shuffle, Shuffle())
+        found = _given(step, _FACTOR_FIELDS, Factor)
+        if step.sparsity is not None:
+            found["sparsity"] = list(step.sparsity)
+        return _with_shuffle(found, step.shuffle, Shuffle())
     if isinstance(step, ChannelStep):
         operation = _OPERATIONS[type(step)]
         cls, types = _CHANNEL_STEPS[operation]

@@ -139,6 +139,16 @@ class StagedArchitecture(Architecture):
         """Closed-form parameters and multiply-adds of one image (convolutions and the linear layer), exact."""
         return self._cost_and_size[0]
 
+    @cached_property
+    def nonzero_macs(self) -> int:
+        """`macs` without the multiply-adds with weights that an N:M sparsity leaves out (spec/sparsity.py)."""
+        size = self.image_size
+        macs = self.features * self.num_classes
+        for _, block, size in self.sized_blocks():
+            macs += block.nonzero_macs_at(size)
+            size = block.cost_at(size)[1]
+        return macs + chain_macs(self.head.steps, size, nonzero=True)[0]
+
     @property
     def out_size(self) -> int:
         """Side of the map that global average pooling reads."""
@@ -250,7 +260,7 @@ class StagedArchitecture(Architecture):
             )
         if wanted.in_channels != self.in_channels:
             first = stem.steps[0]
-            if not isinstance(first, Factor) or first.groups != 1 or stem.shortcut is not None:
+            if not isinstance(first, Factor) or first.groups != 1 or first.nm or stem.shortcut is not None:
                 raise UsageError(
                     f"the stem of this network cannot read {wanted.in_channels} channels: its first step is not dense"
                 )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from igcsearch.spec import Architecture
+from igcsearch.spec import Architecture, Block, Factor, Stage, StagedArchitecture
 
 Run = Callable[..., Any]
 
@@ -90,6 +90,20 @@ def test_profile(entry: Path, igcsearch: Run) -> None:
     of_file = document(igcsearch("profile", entry / "architecture.json", "--batch", 4, "--json"))
     assert of_file["latency"]["batch"] == 4
     assert "fvcore" in igcsearch("profile", entry).out
+
+
+def test_profile_of_a_sparse_network(tmp_path: Path, igcsearch: Run) -> None:
+    steps = (Factor(8, 8, 3, norm=True, sparsity=(2, 4)),)
+    made = StagedArchitecture(1, 8, 10, Block((Factor(1, 8, 3, norm=True),)), (Stage((Block(steps),)),))
+    path = tmp_path / "sparse.json"
+    path.write_text(made.to_json())
+    found = document(igcsearch("profile", path, "--json"))
+    assert found["macs"] - found["nonzero_macs"] == 8 * 8 * 9 * 64 // 2
+    assert found["macs"] == found["macs_fvcore"]
+    assert ["nonzero_macs" in block for block in found["blocks"]] == [False, True]
+    shown = igcsearch("profile", path).out
+    assert "nonzero MACs" in shown
+    assert f"{made.nonzero_macs:,} (with the weights" in shown
 
 
 def test_check(entry: Path, igcsearch: Run) -> None:

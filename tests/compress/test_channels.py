@@ -129,6 +129,21 @@ def test_one_channel_in_and_out():
     check_permutations(graph, weights(graph))
 
 
+@pytest.mark.parametrize("axis", ["in", "out"])
+def test_what_stands_around_a_sparse_convolution_keeps_its_places(axis):
+    nodes = [
+        Node("first", Convolution(3, 8, (1, 1)), (INPUT,)),
+        Node("second", Convolution(8, 8, (1, 1)), ("first",)),
+        Node("sparse", Convolution(8, 8, (3, 3), bias=True, sparsity=(2, 4), sparse_axis=axis), ("second",)),
+        Node("pool", AdaptivePool(), ("sparse",)),
+        Node("flat", Flatten(), ("pool",)),
+        Node("fc", Linear(8, 5), ("flat",)),
+    ]
+    graph = GraphArchitecture(3, 8, 5, tuple(nodes))
+    channels = check_permutations(graph, weights(graph), seeds=3)
+    assert [set(block.tolist()) for block in channels.blocks] == [set(channels.of["first"].tolist())]
+
+
 def test_the_state_that_is_given_stays():
     graph = graph_of(("x", Convolution(3, 8, (3, 3)), INPUT), ("y", Convolution(8, 6, (1, 1)), "x"))
     state, channels = weights(graph), channels_of(graph)

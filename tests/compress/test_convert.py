@@ -202,6 +202,21 @@ def test_the_same_seed_gives_the_same_orders():
     assert (first.stored == second.stored).all()
 
 
+def test_sparse_convolutions_stay_as_they_are():
+    nodes = [
+        Node("first", Convolution(3, 8, (3, 3)), (INPUT,)),
+        Node("second", Convolution(8, 8, (3, 3)), ("first",)),
+        Node("sparse", Convolution(8, 12, (3, 3), sparsity=(1, 4)), ("second",)),
+        Node("third", Convolution(12, 12, (1, 1)), ("sparse",)),
+        Node("pool", AdaptivePool(), ("third",)),
+        Node("flat", Flatten(), ("pool",)),
+    ]
+    graph = GraphArchitecture(3, 9, 12, tuple(nodes))
+    assert [node.name for node, _ in groupable(graph)] == ["first", "second", "third"]
+    for gather in ("tied", "gathered"):
+        check_conversion(graph, weights(graph), gather)
+
+
 def test_without_layers_nothing_happens():
     graph = random_graph(3)
     state, channels = weights(graph), channels_of(graph)

@@ -12,6 +12,8 @@ from igcsearch.compress.criterion import groupable
 from igcsearch.compress.trace import trace
 from igcsearch.errors import UsageError
 from igcsearch.nn.graph import GraphNetwork
+from igcsearch.nn.sparse import SparseConv2d
+from igcsearch.spec import Sparsity
 
 from .networks import LONG, QUICK, difference, named, outputs, randomised
 
@@ -245,6 +247,16 @@ BODIES = {
 @pytest.mark.parametrize("kind", BODIES)
 def test_bodies(kind):
     check_trace(BODIES[kind])
+
+
+@pytest.mark.parametrize("axis", ["in", "out"])
+def test_sparse_convolutions_stay_sparse(axis):
+    sparsity = Sparsity(2, 4, axis)
+    layers = (conv(3, 8, 3), nn.ReLU(), SparseConv2d(8, 12, 3, 2, 1, bias=False, sparsity=sparsity), nn.ReLU())
+    found = check_trace(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)))
+    (node,) = [node for node, convolution in found.architecture.convolutions() if convolution.nm == sparsity]
+    assert f"{node.name}.codes" in found.state_dict
+    assert node.name not in [each.name for each, _ in groupable(found.architecture)]
 
 
 def test_sequences_in_sequences():

@@ -21,7 +21,7 @@ from igcsearch.entries import Entry, list_entries, write_entry
 from igcsearch.errors import UsageError
 from igcsearch.nn import build
 from igcsearch.publish.export import DYNAMIC, FORMATS, Exported, ExportError, export
-from igcsearch.spec import Block, Factor, Parallel, Pool, Problem, Shuffle, Stage
+from igcsearch.spec import Block, Factor, Parallel, Pool, Problem, Shuffle, Stage, StagedArchitecture
 
 SHIPPED = [entry.name for entry in list_entries() if entry.zoo == "package"]
 BOTH = ("onnx", "torch-export")
@@ -95,6 +95,18 @@ def assert_same_logits(exported: Exported, entry: Path, batch: int) -> None:
     images = torch.rand(batch, *net.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(batch))
     with torch.no_grad():
         torch.testing.assert_close(run(exported, images), net(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", BOTH)
+def test_sparse_convolutions_leave_as_dense_ones(format: str, tmp_path: Path) -> None:
+    steps = (Factor(8, 8, 3, norm=True, sparsity=(2, 4)), Factor(8, 8, groups=2, sparsity=(1, 2), sparse_axis="out"))
+    stem = Block((Factor(3, 8, 3, norm=True, activation="relu"),))
+    network = build(StagedArchitecture(3, 8, 5, stem, (Stage((Block(steps),)),)), seed=0).eval()
+    exported = export(network, tmp_path / ("sparse" + FORMATS[format].suffix), format=format)
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(run(exported, images), network(images), rtol=1e-4, atol=1e-4)
+    assert b"codes" not in exported.path.read_bytes()
 
 
 @pytest.mark.parametrize("format", BOTH)

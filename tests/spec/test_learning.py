@@ -127,6 +127,15 @@ def _pointwise(channels: int, *groups: int, learned: int, shortcut: bool) -> Blo
         (_pointwise(12, 12, 4, learned=0, shortcut=False), "the dense factor before the block absorbs"),
         (_pointwise(12, 4, 3, learned=1, shortcut=False), "what is dense behind the block absorbs"),
         (_pointwise(12, 4, 1, learned=1, shortcut=True), "the rows of a dense factor absorb any permutation"),
+        (
+            Block((Factor(12, 12, groups=2, sparsity=(1, 2), shuffle=LEARNED), Factor(12, 12, groups=2))),
+            "beside an N:M sparsity",
+        ),
+        (
+            Block((Factor(12, 12, groups=2, shuffle=LEARNED), Factor(12, 12, groups=2, sparsity=(1, 2)))),
+            "beside an N:M sparsity",
+        ),
+        (Block((Factor(12, 12), Factor(12, 12, groups=2, sparsity=(1, 2), shuffle=LEARNED))), "beside an N:M sparsity"),
         (Block((Factor(12, 12), Parallel(((), ()), 12, split=(6, 6), shuffle=LEARNED))), "not behind lanes"),
         (
             Block((Parallel(((Factor(6, 6, groups=2, shuffle=LEARNED),), ()), 12, split=(6, 6)),)),
