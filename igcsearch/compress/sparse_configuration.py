@@ -128,8 +128,8 @@ def _check_uniform(graph: GraphArchitecture, found: Sequence[Table], n: int, m: 
         raise UsageError(_impossible(cost(1), budget, m))
     has, fits = cost(n), cost(meets[-1])
     raise UsageError(
-        f"{n}:{m} has {has.params:,} params and {has.macs:,} nonzero macs, the budget is {_limits(budget)}: {meets[-1]}:{m} meets it, "
-        f"with {fits.params:,} and {fits.macs:,}; or leave N out, and it is chosen layer by layer"
+        f"{n}:{m} has {has.params:,} params and {has.macs:,} nonzero macs, the budget is {_limits(budget)}; "
+        f"{meets[-1]}:{m} meets it with {fits.params:,} and {fits.macs:,}; or leave N out, and it is chosen layer by layer"
     )
 
 
@@ -151,7 +151,9 @@ def _cost_of(fixed: Cost, chosen: Sequence[Option]) -> Cost:
 
 
 def _limits(budget: Budget) -> str:
-    limits = [f"{limit:,} {name}" for name, limit in (("params", budget.params), ("nonzero macs", budget.macs)) if limit]
+    limits = [
+        f"{limit:,} {name}" for name, limit in (("params", budget.params), ("nonzero macs", budget.macs)) if limit
+    ]
     return " and ".join(limits)
 
 
@@ -165,5 +167,5 @@ def _impossible(least: Cost, budget: Budget, m: int) -> str:
 
 def _no_latency() -> UsageError:
     return UsageError(
-        "a limit on latency with N:M sparsity: convolutions with zeros take as long as dense ones here; limit nonzero MACs or params"
+        "a limit on latency with N:M sparsity: convolutions with zeros take as long as dense ones; limit nonzero MACs or params"
     )

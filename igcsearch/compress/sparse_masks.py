@@ -38,20 +38,19 @@ def line_of(convolution: Convolution, axis: str) -> int:
 
 
 def chosen_lines(
-    graph: GraphArchitecture, m: int, axis: str = "in", only: Sequence[str] = (), skip: Sequence[str] = (), n: int = 1
+    graph: GraphArchitecture, sparsity: Sparsity, only: Sequence[str] = (), skip: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """The layers to make sparse, and a line for people on each with a line of fewer than `m` channels.
+    """The layers to make sparse, and a line for people on each with a line of fewer than M channels.
 
     Such a layer is left as it is, unless a pattern of `only` names it without a wildcard.
 
     Args:
         only, skip: patterns as in a shell. Layers are those that match one of `only` (all without) and none of `skip`.
-        n: for the lines.
 
     Raises:
         UsageError: a pattern that matches no layer, or nothing left.
     """
-    every = sparsifiable(graph, axis)
+    every = sparsifiable(graph, sparsity.axis)
     if not every:
         raise UsageError(
             "the network has no convolution that can be made sparse: one with lines of at least 2 channels and weights of its own"
@@ -69,20 +68,22 @@ def chosen_lines(
             fnmatchcase(node.name, pattern) for pattern in skip
         ):
             continue
-        channels = line_of(convolution, axis)
-        if channels >= m:
+        channels = line_of(convolution, sparsity.axis)
+        if channels >= sparsity.m:
             names.append(node.name)
             continue
-        told = f"{node.name}: {Sparsity(n, m, axis).told(channels)}"
+        told = f"{node.name}: {sparsity.told(channels)}"
         if node.name in only:
             names.append(node.name)
             lines.append(told)
         else:
-            lines.append(f"{told}; left dense, as the line is shorter than {m} (--only {node.name} takes it all the same)")
+            lines.append(
+                f"{told}; left dense, as the line is shorter than {sparsity.m} (--only {node.name} takes it all the same)"
+            )
     if not names:
         raise UsageError(
-            f"no convolution is left that has lines of at least {m} channels; take a smaller M, skip fewer, or name layers "
-            "with --only"
+            f"no convolution is left that has lines of at least {sparsity.m} channels; take a smaller M, skip fewer, "
+            "or name layers with --only"
         )
     return names, lines
 

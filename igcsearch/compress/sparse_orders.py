@@ -65,7 +65,9 @@ def settled_lines(
             blocks.append((atoms, Block(len(atoms), sides)))
     held = [np.arange(len(atoms)) for atoms, _ in blocks]
     touched = [id(reader) for _, block in blocks for reader in {id(r): r for r, _ in block.sides}.values()]
-    passes = 1 if len(set(touched)) == len(touched) else 2  # where blocks share groups, what one gains changes with the other
+    passes = (
+        1 if len(set(touched)) == len(touched) else 2
+    )  # where blocks share groups, what one gains changes with the other
     progress = Progress("orders of channels", say)
     rng = np.random.default_rng(seed)
     rounds = rounds_for([block for _, block in blocks])

@@ -98,9 +98,7 @@ def rounds_for(blocks: Sequence[Block]) -> int:
     return max(_LEAST, int(_WORK / max(work, 1)))
 
 
-def arrange(
-    block: Block, rng: np.random.Generator, *, rounds: int | None = None, starts: int | None = None
-) -> Places:
+def arrange(block: Block, rng: np.random.Generator, *, rounds: int | None = None, starts: int | None = None) -> Places:
     """Put a block's channels where the readers keep much, never less than as they stand; (count,) the one at each place.
 
     The readers' orders are changed; what other blocks have in them stays.
@@ -169,7 +167,9 @@ def checked_scores(scores: ArrayLike) -> NDArray[np.float64]:
     """The scores as a matrix (lines, channels) of float64; UsageError for what is none, or has entries below 0 or not finite."""
     matrix = np.asarray(scores, dtype=np.float64)
     if matrix.ndim != 2 or not matrix.size:
-        raise UsageError(f"scores of shape {matrix.shape} were given; they must be a matrix, (lines, channels), not empty")
+        raise UsageError(
+            f"scores of shape {matrix.shape} were given; they must be a matrix, (lines, channels), not empty"
+        )
     if not np.isfinite(matrix).all() or (matrix < 0).any():
         raise UsageError("the scores have entries that are negative or no numbers; give magnitudes")
     return matrix
@@ -180,9 +180,7 @@ def _numbered(reader: Reader, readers: Sequence[Reader]) -> int:
     return sum(len(other._kept) for other in readers[: [id(each) for each in readers].index(id(reader))])
 
 
-def _improve(
-    block: Block, held: Places, cells: Places, whole: float, rounds: int, rng: np.random.Generator
-) -> None:
+def _improve(block: Block, held: Places, cells: Places, whole: float, rounds: int, rng: np.random.Generator) -> None:
     """Take channels out and put them back until nothing gains."""
     from scipy.optimize import linear_sum_assignment
 
