@@ -6,9 +6,9 @@
 
 kept: the share of the summed magnitude that each scheme keeps of 512 x 512 random matrices, densities 1/2 to 1/16.
 Group convolutions without permutation; the last column is 2:M behind the search for an order of the columns.
-train: a small network of 3x3 convolutions, 32 to 128 channels wide, trained dense once a seed; then at density 1/2 and 1/4 compressed
-and trained as long again: as it is ("longer"), unstructured (largest magnitudes of each layer, one mask), N:M (2:4, 1:4) in each way
-of training, group convolutions (2, 4 groups) with learned orders of channels. The first convolution and the classifier stay.
+train: a small network of 3x3 convolutions, 32 to 128 channels wide, trained dense once a seed; then at density 1/2 and 1/4
+compressed and trained as long again: as it is ("longer"), unstructured (largest magnitudes of each layer, one mask), N:M (2:4, 1:4)
+in each way of training, group convolutions (2, 4 groups) with learned orders of channels. First convolution and classifier stay.
 """
 
 from __future__ import annotations
@@ -271,14 +271,12 @@ def main() -> None:
         save(given.json, rows)
         return
     given, folder, spec = trainings.prepared(parser)
-    methods = [*given.methods.split(",")]
-    seeds = range(given.seeds)
-    tasks = [(spec, "dense", 1, seed, given.epochs, folder) for seed in seeds]
-    tasks += [
+    methods = ["dense", *given.methods.split(",")]
+    tasks = [
         (spec, method, density, seed, given.epochs, folder)
+        for seed in range(given.seeds)
         for method in methods
-        for seed in seeds
-        for density in (2, 4)
+        for density in ((1,) if method in ("dense", "longer") else (2, 4))
     ]
     rows = []
     for number, row in trainings.run_all(run, tasks, given.workers):
