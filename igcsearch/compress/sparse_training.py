@@ -121,7 +121,7 @@ class SparseTraining(Callback):
     @property
     def masks(self) -> dict[str, Tensor]:
         """Of each layer, bool, of its weight's shape, on the CPU: True where a weight stays."""
-        return {name: layer.mask.cpu() for name, layer in self._layers.items()}
+        return {name: layer.mask.to("cpu", copy=True) for name, layer in self._layers.items()}
 
     def start(self, network: nn.Module, average: nn.Module | None, steps: int) -> None:
         """Take the layers' weights, and choose the first masks."""
