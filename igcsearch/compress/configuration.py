@@ -39,6 +39,7 @@ class Option:
         cost: of the layer.
         alone: those orders, (rows, columns).
         harm: what the layer so cut does to the network, where it was measured (sensitivity.py).
+        n: of every M weights that stay, for a layer that is made sparse (sparse_configuration.py).
     """
 
     groups: int
@@ -46,11 +47,12 @@ class Option:
     cost: Cost
     alone: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     harm: float | None = None
+    n: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """The options of a layer, the fewest groups first.
+    """The options of a layer, the one of most weights first.
 
     Args:
         name: of the node.
@@ -158,7 +160,7 @@ def configured(
     costs = [[[getattr(option.cost, name) for name in names] for option in table.options] for table in found]
     chosen: list[list[int]] = []
     if budget.latency_ms is None or times is None:
-        chosen.append(_filled(values, costs, limits, wholes, filled))
+        chosen.append(fullest(values, costs, limits, wholes, filled))
     else:
         for form in (0, 1):
             timed = [
@@ -166,19 +168,19 @@ def configured(
                 for each, of in zip(costs, times.options, strict=True)
             ]
             most = [*limits, budget.latency_ms - times.rest[form]]
-            chosen.append(_filled(values, timed, most, wholes, filled))
+            chosen.append(fullest(values, timed, most, wholes, filled))
     best = max(filter(None, chosen), key=partial(_worth, values), default=None)
     if best is None:
         raise UsageError(_impossible(fixed, found, budget, times))
     return [table.options[i] for table, i in zip(found, best, strict=True)]
 
 
-def _filled(
+def fullest(
     values: list[list[float]],
     costs: list[list[list[float]]],
     limits: Sequence[float],
     whole: Sequence[float],
-    filled: float,
+    filled: float = FILLED,
 ) -> list[int]:
     """The choice of most value inside the limits; one that fills at least a share of one of the first limits, if one does.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -54,7 +54,9 @@ def criteria(
         raise UsageError(f"unknown criterion {kind!r}{near(kind, CRITERIA)}; known: {', '.join(CRITERIA)}")
     names = [node.name for node, _ in groupable(graph)]
     if kind == "taylor":
-        return _taylor(graph, state, names, batches)
+        slopes = gradients(graph, state, names, batches)
+        products = {name: (state[f"{name}.weight"] * slopes[name]).abs() for name in names}
+        return {name: each.sum(dim=(2, 3)).double().numpy() for name, each in products.items()}
     return norms(state, names, kind)
 
 
@@ -65,21 +67,32 @@ def norms(state: Mapping[str, Tensor], names: Iterable[str], kind: str) -> dict[
     return {name: torch.linalg.vector_norm(weight, order, dim=(2, 3)).numpy() for name, weight in weights.items()}
 
 
-def _taylor(
-    graph: GraphArchitecture, state: Mapping[str, Tensor], names: list[str], batches: Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, Matrix]:
+def gradients(
+    graph: GraphArchitecture,
+    state: Mapping[str, Tensor],
+    names: Sequence[str],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> dict[str, Tensor]:
+    """dloss/dw of the weights of these convolutions, with the mean cross-entropy over all batches; norms as in evaluation.
+
+    Args:
+        batches: images (N, C, H, W), normalised, and labels (N,).
+
+    Raises:
+        UsageError: no images.
+    """
     kind = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
     network = GraphNetwork(graph).to(kind).eval()
     network.load_state_dict(dict(state))
     images = 0
     for inputs, labels in batches:
-        F.cross_entropy(network(inputs), labels, reduction="sum").backward()
+        F.cross_entropy(network(inputs.to(kind)), labels, reduction="sum").backward()
         images += len(labels)
     if not images:
-        raise UsageError("the criterion taylor needs images: give data, or use l1")
+        raise UsageError("the criterion taylor needs images: give data, or take magnitudes")
     found = {}
     for name in names:
-        weight = cast(nn.Conv2d, network.layer(name)).weight
-        assert weight.grad is not None
-        found[name] = (weight * weight.grad / images).abs().sum(dim=(2, 3)).detach().double().numpy()
+        slope = cast(nn.Conv2d, network.layer(name)).weight.grad
+        assert slope is not None
+        found[name] = slope / images
     return found

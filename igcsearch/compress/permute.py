@@ -7,23 +7,20 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..nn.graph import GraphNetwork
 from ..spec import Budget
 from ..spec.graph import GraphArchitecture
 from ..spec.operations import Convolution, Gather
 from .channels import channels_of
 from .configuration import FILLED, Option, Table, Times, configured, fills, tables, uniform
-from .convert import converted, masked
+from .convert import converted, difference_of, masked
 from .criterion import Matrix, groupable
 from .gathers import settled
 from .latency import Clock
 from .orders import Grouped, Orders
 from .progress import Say, silent
-from .trace import TOLERANCE
 
 LATENCY_TRIES = 5  # of ever smaller limits on predicted latency
 
@@ -205,7 +202,7 @@ def _permuted(how: _How, budget: Budget, times: Times | None) -> Permuted:
         weights,
         1.0 - lost[way] / whole,
         sum(isinstance(node.operation, Gather) for node in architecture.nodes) - before,
-        _difference(graph, masked(state, orders), architecture, weights),
+        difference_of(graph, masked(state, orders), architecture, weights),
         [_row(graph, architecture, table, orders) for table in found],
         way,
         _tradeoff(kept, sum(layer.gather for layer in layers), lost[way], whole),
@@ -243,25 +240,3 @@ def _convolution(graph: GraphArchitecture, name: str) -> Convolution:
     operation = graph.node(name).operation
     assert isinstance(operation, Convolution)
     return operation
-
-
-def _difference(
-    graph: GraphArchitecture, state: Mapping[str, Tensor], made: GraphArchitecture, weights: Mapping[str, Tensor]
-) -> float:
-    """Largest difference of two networks' outputs on random images, as a share of the largest; an error if it is no rounding."""
-    kind = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
-    images = torch.randn(
-        2, graph.in_channels, graph.image_size, graph.image_size, generator=torch.Generator().manual_seed(1)
-    )
-    outputs = []
-    for architecture, tensors in ((graph, state), (made, weights)):
-        network = GraphNetwork(architecture).to(kind).eval()
-        network.load_state_dict(dict(tensors))
-        with torch.no_grad():
-            outputs.append(network(images.to(kind)))
-    difference = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max().clamp_min(1e-30))
-    if not difference <= 10 * TOLERANCE.get(kind, 1e-2):
-        raise RuntimeError(
-            f"the deployed network differs from the masked one by {difference:.2g} of the largest output"
-        )
-    return difference

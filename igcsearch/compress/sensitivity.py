@@ -1,4 +1,4 @@
-"""What group counts cost a network, measured: how much the loss rises when one layer alone is cut. Floor 6.
+"""What group counts or masks cost a network, measured: how much the loss rises when one layer alone is cut. Floor 6.
 
 The network runs once over the images; at each layer of the tables it goes on from there with every option's zeros in turn, so what
 stands before the layer is computed once.
@@ -7,7 +7,7 @@ stands before the layer is computed once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -20,11 +20,21 @@ from ..errors import UsageError
 from ..nn.graph import GraphNetwork
 from ..spec.graph import INPUT, GraphArchitecture
 from ..training.device import resolve_device
-from .configuration import Table
+from .configuration import Option, Table
 from .convert import cut
 from .progress import Progress, Say, silent
 
 AT_ONCE = 32  # images in memory
+
+#: The weight of a layer as an option leaves it; None where it leaves it whole.
+Cutting = Callable[[Table, Option, Tensor], Tensor | None]
+
+
+def cut_groups(table: Table, option: Option, weight: Tensor) -> Tensor | None:
+    """With zeros where a kernel joins channels of different groups."""
+    if option.alone is None:
+        return None
+    return cut(weight, *(np.argsort(order) // (len(order) // option.groups) for order in option.alone))
 
 
 def measured(
@@ -34,16 +44,18 @@ def measured(
     batches: Sequence[tuple[Tensor, Tensor]],
     *,
     device: str = "cpu",
+    cutting: Cutting = cut_groups,
     say: Say = silent,
 ) -> list[Table]:
     """The tables with the harm of each option: how much higher the mean cross-entropy is with its zeros, all else dense.
 
-    Not below 0, and 0 for one group. An option whose loss is no number is left out.
+    Not below 0, and 0 where nothing is cut. An option whose loss is no number is left out.
 
     Args:
         found: see `configuration.tables`.
         batches: images (N, C, H, W), normalised, and labels (N,).
         device: auto, cpu, cuda or cuda:N.
+        cutting: what an option makes of a weight.
         say: is given a line every ten seconds.
 
     Raises:
@@ -57,7 +69,8 @@ def measured(
     network.load_state_dict(dict(state))
     network.to(place)
     by_name = {table.name: table for table in found}
-    losses = {(table.name, option.groups): 0.0 for table in found for option in table.options}
+    losses = {table.name: [0.0] * len(table.options) for table in found}
+    whole: set[tuple[str, int]] = set()
     dense, images = 0.0, 0
     parts = [pair for x, y in batches for pair in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]
     progress = Progress("sensitivity of layers", say)
@@ -69,12 +82,12 @@ def measured(
                 if node.name in by_name:
                     layer = cast(nn.Conv2d, network.layer(node.name))
                     weight = layer.weight.data
-                    for option in by_name[node.name].options:
-                        if option.alone is None:
+                    for at, option in enumerate(by_name[node.name].options):
+                        if (changed := cutting(by_name[node.name], option, weight)) is None:
+                            whole.add((node.name, at))
                             continue
-                        rows, columns = (np.argsort(order) // (len(order) // option.groups) for order in option.alone)
-                        layer.weight.data = cut(weight, rows, columns)
-                        losses[node.name, option.groups] += _loss(network, dict(made), number, labels)
+                        layer.weight.data = changed
+                        losses[node.name][at] += _loss(network, dict(made), number, labels)
                     layer.weight.data = weight
                 progress.at((part + number / len(graph.nodes)) / len(parts))
                 network.step(node, made)
@@ -86,8 +99,8 @@ def measured(
     tables = []
     for table in found:
         options = []
-        for option in table.options:
-            rise = 0.0 if option.alone is None else (losses[table.name, option.groups] - dense) / images
+        for at, option in enumerate(table.options):
+            rise = 0.0 if (table.name, at) in whole else (losses[table.name][at] - dense) / images
             if math.isfinite(rise):
                 options.append(replace(option, harm=max(0.0, rise)))
         tables.append(replace(table, options=tuple(options)))

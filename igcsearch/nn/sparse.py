@@ -1,6 +1,6 @@
 """Convolutions with N:M sparsity, kept in compact storage: the values that stay and packed codes of where they are. Floor 3.
 
-The storage itself is in sparse_storage.py. Shape legend: L lines at one kernel position, S kernel positions, k kept of a line.
+sparse_storage.py has the storage itself. Shape legend: L lines at one kernel position, S kernel positions, k kept of a line.
 """
 
 from __future__ import annotations

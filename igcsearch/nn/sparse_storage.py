@@ -30,11 +30,13 @@ Shape = tuple[int, int, int, int]
 def strongest(scores: Tensor, sparsity: Sparsity, groups: int = 1) -> Tensor:
     """The mask of the largest scores of each group, the first of equal ones. (C_out, C_in / G, kh, kw) to the same, bool."""
     lines_LSC = _lines(scores, sparsity, groups)
+    full = lines_LSC.shape[2] // sparsity.m * sparsity.m
     kept_LSC = torch.zeros_like(lines_LSC, dtype=torch.bool)
-    for at in range(0, lines_LSC.shape[2], sparsity.m):
-        part = lines_LSC[:, :, at : at + sparsity.m]
-        order = part.argsort(dim=2, descending=True, stable=True)[:, :, : sparsity.kept_of(part.shape[2])]
-        kept_LSC[:, :, at : at + sparsity.m].scatter_(2, order, True)
+    for begin, end, size in ((0, full, sparsity.m), (full, lines_LSC.shape[2], lines_LSC.shape[2] - full)):
+        if begin < end:
+            part, kept = (each[:, :, begin:end].unflatten(2, (-1, size)) for each in (lines_LSC, kept_LSC))
+            order = part.argsort(dim=3, descending=True, stable=True)[..., : sparsity.kept_of(size)]
+            kept.scatter_(3, order, True)  # a view
     return _kernels(kept_LSC, tuple(scores.shape), sparsity, groups)
 
 

@@ -21,13 +21,13 @@ def single(state):
 def test_half_of_the_multiply_adds(name, monkeypatch):
     traced = trace(named(name), 64)
     graph, state = traced.architecture, traced.state_dict
-    real, in_single = module._difference, []
+    real, in_single = module.difference_of, []
 
     def differences(graph, masked, made, deployed):
         in_single.append(real(graph, single(masked), made, single(deployed)))
         return real(graph, masked, made, deployed)
 
-    monkeypatch.setattr(module, "_difference", differences)
+    monkeypatch.setattr(module, "difference_of", differences)
     found = permute(graph, state, criteria(graph, state, "l2"), Budget(macs=graph.macs // 2))
     assert found.difference < 1e-10
     assert in_single[0] < 1e-5
