@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..training import ImageData
     from ..training.distillation import Distillation
 
-METHODS = ("permute", "auto")
+METHODS = ("permute", "sparsify", "cci", "auto")
 IMPORTANCES = ("lost", "sensitivity")
 
 
@@ -35,7 +35,7 @@ def compress(
     max_params: opt.MaxParams = None,
     max_latency: opt.MaxLatency = None,
     method: opt.Method = "permute",
-    criterion: opt.Criterion = "l2",
+    criterion: opt.Criterion = None,
     importance: opt.Importance = "lost",
     gathers: opt.Gathers = "0",
     only: opt.Only = None,
@@ -43,6 +43,13 @@ def compress(
     epochs: opt.Epochs = 5,
     steps: opt.Steps = 1,
     recalibrate: opt.Recalibrate = True,
+    penalty_epochs: opt.PenaltyEpochs = None,
+    threshold: opt.Threshold = None,
+    delta: opt.Delta = None,
+    n: opt.KeptWeights = None,
+    m: opt.OfWeights = None,
+    axis: opt.Axis = None,
+    way: opt.Way = None,
     distill: opt.Distill = False,
     teacher: opt.Teacher = None,
     temperature: opt.Temperature = None,
@@ -78,11 +85,16 @@ def compress(
     os.environ.update(thread_settings(threads or available_cores()))  # before torch
     from ..compress.criterion import CRITERIA
 
-    choices = (("method", method, METHODS), ("criterion", criterion, CRITERIA), ("importance", importance, IMPORTANCES))
+    criterion = criterion or {"sparsify": "l1"}.get(method, "l2")
+    choices = (
+        ("method", method, METHODS),
+        ("criterion", criterion, CRITERIA),
+        ("importance", importance, IMPORTANCES),
+    )
     for what, value, known in choices:
         if value not in known:
             raise UsageError(f"unknown {what} {value!r}{near(value, known)}; known: {', '.join(known)}")
-    if max_macs is None and max_params is None and max_latency is None:
+    if max_macs is None and max_params is None and max_latency is None and (method != "cci" or n is None):
         raise UsageError("no budget: give --max-macs, --max-params, --max-latency or several, as 50% or a number")
     most_gathers = gather_count(gathers)
     if data is None and (epochs or criterion == "taylor" or importance == "sensitivity"):
@@ -92,18 +104,21 @@ def compress(
         )
     if steps > 1 and epochs < steps:
         raise UsageError(f"--steps {steps} with --epochs {epochs}: every step needs an epoch; raise --epochs")
+    of_penalty = {"epochs": penalty_epochs, "threshold": threshold, "delta": delta}
+    of_lines = {"n": n, "m": m, "axis": axis, "way": way}
+    _check_methods(method, of_penalty, of_lines)
     teaching = {"temperature": temperature, "weight": distill_weight}
     if not distill and teacher is None and any(value is not None for value in teaching.values()):
         raise UsageError("--temperature and --distill-weight are of a distillation; give --distill or --teacher too")
     if (distill or teacher) and not epochs:
         raise UsageError("distillation is part of fine-tuning, and --epochs is 0; raise --epochs, or leave it out")
     from ..compress.latency import Clock
-    from ..compress.permute import chosen_layers
     from ..compress.source import normalised, read_source
     from ..entries import check_target
+    from ..publish.auto import automatic
     from ..publish.compressed import finish, partial_folder
     from ..publish.methods import METHODS as WAYS
-    from ..publish.methods import Setting
+    from ..publish.methods import Lines, Penalty, Setting
     from ..publish.tuning import FineTuning
     from ..report import write_compression_page
     from ..spec import Budget
@@ -128,8 +143,6 @@ def compress(
         channels = images.in_channels
         images = normalised(images, dense, _numbers("--mean", mean, channels), _numbers("--std", std, channels))
     taught = _teacher(dense, images, teacher, teaching) if images is not None and (distill or teacher) else None
-    layers = chosen_layers(dense.graph, only or (), skip or ())
-    _tell_layers(dense, layers)
     clock = Clock(dense.graph, dense.state) if max_latency else None
     budget = Budget(
         params=None if max_params is None else max(1, math.floor(max_params.of(dense.graph.params))),
@@ -139,17 +152,23 @@ def compress(
     entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
     tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads, taught)
     setting = Setting(
-        *(dense, images, budget, layers, partial_folder(folder), tuning, epochs),
+        *(dense, images, budget, partial_folder(folder), tuning, epochs),
+        only=only or (),
+        skip=skip or (),
         criterion=criterion,
         importance=importance,
         gathers=most_gathers,
         steps=steps,
         recalibrate=recalibrate,
         clock=clock,
+        penalty=Penalty(**_given(of_penalty)),
+        lines=Lines(**_given(of_lines)),
         limits=[None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)],
         say=say,
     )
-    outcome = WAYS["permute" if method == "auto" else method](setting)
+    if method != "cci":
+        _tell_layers(dense, setting.layers)
+    outcome = automatic(setting, WAYS) if method == "auto" else WAYS[method](setting)
     _tell_outcome(outcome, most_gathers)
     origin = {
         **{"source": Path(source).name, "method": method, "criterion": criterion, "importance": importance},
@@ -165,6 +184,28 @@ def compress(
         _print_record(record, folder, page)
 
 
+def _given(every: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in every.items() if value is not None}
+
+
+def _check_methods(method: str, of_penalty: dict[str, Any], of_lines: dict[str, Any]) -> None:
+    """Refuse what is only for another method, and numbers that cannot be."""
+    from ..compress.levels import check_threshold
+    from ..spec.sparsity import Sparsity
+
+    for name, of in (("sparsify", of_penalty), ("cci", of_lines)):
+        if (given := _given(of)) and method != name:
+            flags = {"epochs": "--penalty-epochs"}
+            raise UsageError(
+                f"{flags.get(next(iter(given)), '--' + next(iter(given)))} is of --method {name}, which is {method}; leave it out, "
+                f"or take --method {name}"
+            )
+    if of_penalty["threshold"] is not None:
+        check_threshold(of_penalty["threshold"])
+    if method == "cci":
+        Sparsity(of_lines["n"] or 1, of_lines["m"] or 4, of_lines["axis"] or "in")
+
+
 def _tell_layers(given: Source, layers: list[str]) -> None:
     say(f"{given.name}: {_cost(given.graph)}; {plural(len(layers), 'layer')} can be given groups")
     if twice := [node.name for node in given.graph.nodes if node.shares is not None]:
@@ -177,6 +218,11 @@ def _tell_layers(given: Source, layers: list[str]) -> None:
 
 def _tell_outcome(outcome: Outcome, most_gathers: int | None) -> None:
     found = outcome.found
+    if (nonzero := found.architecture.nonzero_macs) != found.architecture.macs:
+        say(
+            f"sparse: {_cost(found.architecture)}, {nonzero:,} of them nonzero; {percent(found.kept)} of the weights' worth kept"
+        )
+        return
     say(
         f"grouped: {_cost(found.architecture)}; {percent(found.kept)} of the criterion kept, {plural(found.gathers, 'gather')}"
     )
@@ -190,18 +236,18 @@ def _print_record(record: dict[str, Any], folder: Path, page: Path) -> None:
         [
             row["layer"],
             f"{row['in_channels']} -> {row['out_channels']}",
-            str(row["groups"]),
+            str(row.get("sparsity") or row["groups"]),
             percent(row["kept"]),
             short(row["macs_before"]),
-            short(row["macs"]),
+            short(row.get("nonzero_macs", row["macs"])),
             f"{row['ms_before']:.3f}",
             f"{row['ms']:.3f}",
         ]
         for row in record["layers"]
     ]
-    print_table(
-        ["layer", "channels", ">groups", ">kept", ">MACs before", ">MACs", ">ms before", ">ms"], rows, title=folder.name
-    )
+    what = ">N:M" if record["method"] == "cci" else ">groups"
+    columns = ["layer", "channels", what, ">kept", ">MACs before", ">MACs", ">ms before", ">ms"]
+    print_table(columns, rows, title=folder.name)
     for key, what in (("before", "dense"), ("pruned", "pruned"), ("finetuned", "fine-tuned")):
         if record[f"accuracy_{key}"] is not None:
             print(f"test accuracy {percent(record[f'accuracy_{key}'])}, {what}")

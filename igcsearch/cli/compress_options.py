@@ -11,6 +11,8 @@ from .limits import Limit, limit, number_from_0, time_limit
 
 _HOW = "How it compresses"
 _DISTILL = "Distillation"
+_SPARSIFY = "Method sparsify"
+_CCI = "Method cci"
 
 Source = Annotated[
     str,
@@ -54,17 +56,18 @@ Method = Annotated[
     str,
     typer.Option(
         "--method",
-        metavar="permute|auto",
-        help="permute: learned permutations, layers cut into groups.",
+        metavar="permute|sparsify|cci|auto",
+        help="permute: learned permutations, layers cut into groups. sparsify: trained with a penalty first, then cut. "
+        "cci: N of every M weights across channels. auto: what does best at once on calibration images.",
         rich_help_panel=_HOW,
     ),
 ]
 Criterion = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--criterion",
         metavar="l1|l2|taylor",
-        help="What a kernel is worth: a norm, or by gradients on 1,024 images.",
+        help="What a kernel is worth: a norm, or by gradients on 1,024 images. Default: l2; l1 for sparsify.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -182,3 +185,67 @@ Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="The entry to write. Default: SOURCE-METHOD, here.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an entry that is in --out already.")]
+PenaltyEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--penalty-epochs",
+        parser=number_from_0,
+        metavar="N",
+        help="Of --epochs, with the penalty; the rest fine-tunes. Default: two fifths.",
+        rich_help_panel=_SPARSIFY,
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        parser=options.number,
+        metavar="X",
+        help="Share of its criterion that a layer's groups may lose while it trains, above 0 and below 1. Default: 0.1.",
+        rich_help_panel=_SPARSIFY,
+    ),
+]
+Delta = Annotated[
+    float | None,
+    typer.Option(
+        "--delta",
+        parser=options.number,
+        metavar="X",
+        help="Step of the penalty's strength. Default: by the length of the training.",
+        rich_help_panel=_SPARSIFY,
+    ),
+]
+KeptWeights = Annotated[
+    int | None,
+    typer.Option(
+        "--n",
+        parser=options.count,
+        metavar="N",
+        help="Of every M weights N stay. Default: each layer's own, by the budget.",
+        rich_help_panel=_CCI,
+    ),
+]
+OfWeights = Annotated[
+    int | None,
+    typer.Option(
+        "--m", parser=options.count, metavar="M", help="Weights of a group. Default: 4.", rich_help_panel=_CCI
+    ),
+]
+Axis = Annotated[
+    str | None,
+    typer.Option(
+        "--axis",
+        metavar="in|out",
+        help="Channels that groups of M run along: those that go in, or out. Default: in.",
+        rich_help_panel=_CCI,
+    ),
+]
+Way = Annotated[
+    str | None,
+    typer.Option(
+        "--way",
+        metavar="gradual|one-shot|straight-through",
+        help="How it trains: N falls from M epoch by epoch, masks of the start, or masks anew at every step. Default: gradual.",
+        rich_help_panel=_CCI,
+    ),
+]

@@ -167,5 +167,5 @@ def _impossible(least: Cost, budget: Budget, m: int) -> str:
 
 def _no_latency() -> UsageError:
     return UsageError(
-        "a limit on latency with N:M sparsity: convolutions with zeros take as long as dense ones; limit nonzero MACs or params"
+        "N:M sparsity cannot be chosen by a limit on latency: that of single layers is not predicted; limit nonzero MACs or params"
     )

@@ -47,6 +47,13 @@ def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
     Raises:
         UsageError: none of them meets it; what the last said.
     """
+    limits = setting.budget
+    if "cci" in methods and not (limits.macs is None and limits.latency_ms is None):
+        methods = {name: method for name, method in methods.items() if name != "cci"}
+        setting.say(
+            "auto: cci is not compared: its multiply-adds with zeros are still counted by everyone else, so it meets limits on "
+            "parameters alone; --method cci counts those with weights that stay"
+        )
     rows: list[dict[str, Any]] = []
     failed: UsageError | None = None
     for way in ways(setting, [*methods]):

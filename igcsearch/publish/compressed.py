@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ..compress.cci import Sparsified, stored_bytes
 from ..compress.latency import Clock
 from ..compress.permute import Permuted
 from ..compress.source import Source
 from ..entries import write_entry
-from ..training import ImageData
+from ..training import ImageData, TrainResult
 from ..wording import percent
 from .facts import entry_metrics, measured_cost, versions
 from .methods import Outcome
@@ -53,17 +54,24 @@ def finish(
     curve: list[dict[str, Any]] = []
     state, run = found.state, {"seed": tuning.seed, "validation_accuracy": None, "test_accuracy": None, "seconds": 0.0}
     before = pruned = tuned = recipe = None
+    result: TrainResult | None = None
     if images is not None:
         before = accuracy(given.graph, given.state, images, tuning)
         pruned = accuracy(found.architecture, state, images, tuning)
         say(f"test accuracy {percent(before)} dense, {percent(pruned)} pruned")
         recipe = tuning.recipe(images, epochs)
-    if images is not None and epochs:
+    if images is not None and outcome.trained is not None:
+        found, result = outcome.trained
+        state, recipe = found.state, result.recipe
+    elif images is not None and epochs:
         name = f"checkpoint-{found.architecture.hash}.safetensors"
         result = fine_tune(found.architecture, state, images, epochs, tuning, partial_folder(folder) / name, say)
-        state, curve = result.state_dict, result.curve
+        state = result.state_dict
+    if images is not None and result is not None:
+        curve = result.curve
         tuned = accuracy(found.architecture, state, images, tuning)
         run |= {"validation_accuracy": result.validation_accuracy, "seconds": result.seconds}
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     clock = Clock(given.graph, given.state)
     layers, latency = _timed(clock, found, state)
     cost = measured_cost(found.architecture, latency)
@@ -72,6 +80,9 @@ def finish(
         "macs": found.architecture.macs,
         "params_before": given.graph.params,
         "macs_before": given.graph.macs,
+        "nonzero_macs": found.architecture.nonzero_macs,
+        "bytes": stored_bytes(state),
+        "bytes_before": stored_bytes(given.state),
         "kept": found.kept,
         "gathers": found.gathers,
         "tradeoff": found.tradeoff,
@@ -94,7 +105,7 @@ def finish(
     if images is not None and recipe is not None:
         run["test_accuracy"] = pruned if tuned is None else tuned
         metrics = entry_metrics(found.architecture, images, recipe, [run], provenance=provenance, cost=cost)
-        if not epochs:
+        if result is None:
             metrics |= {"recipe": {}, "epochs": 0}
     else:
         metrics = {"family": found.architecture.family, "input_size": input_size}
@@ -115,7 +126,6 @@ def finish(
         **outcome.more,
         "layers": layers,
     }
-    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     more = {RECORD: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
     write_entry(folder, found.architecture, state, metrics, overwrite=overwrite, more=more)
     shutil.rmtree(partial_folder(folder), ignore_errors=True)
@@ -127,7 +137,9 @@ def partial_folder(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
 
-def _timed(clock: Clock, found: Permuted, state: Mapping[str, Tensor]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _timed(
+    clock: Clock, found: Permuted | Sparsified, state: Mapping[str, Tensor]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The layers with their milliseconds before and now, and the network's latency, in turn with the dense one's."""
     latency = clock.latency(found.architecture, state)
     before, now = clock.layers(found.architecture, state)

@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..compress.cci import Sparsified
+from ..compress.configuration import Table
 from ..compress.criterion import criteria
 from ..compress.latency import Clock
-from ..compress.permute import Permuted, permute
+from ..compress.permute import Permuted, chosen_layers, permute
 from ..compress.sensitivity import measured
 from ..compress.source import Source
+from ..compress.sparsify import THRESHOLD
+from ..errors import UsageError
 from ..spec import Budget
 from ..spec.graph import GraphArchitecture
-from ..training import ImageData
+from ..training import ImageData, TrainResult
+from .cci import cci
 from .pruned import falling, pruned
+from .sparsified import sparsify
 from .tuning import SENSITIVITY, FineTuning, calibration, recalibrated
 
 IMPORTANCES = ("lost", "sensitivity")
+PENALTY_SHARE = 0.4  # of the epochs, by default, in which structured sparsification trains with its penalty
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Of structured sparsification.
+
+    Args:
+        epochs: with the penalty, of those in all; None: PENALTY_SHARE of them.
+        threshold: share of its criterion that a layer's level may lose while it trains.
+        delta: step of lambda; None: by the length of the training.
+    """
+
+    epochs: int | None = None
+    threshold: float = THRESHOLD
+    delta: float | None = None
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Of CCI sparsity: `publish.cci.cci` has the same arguments."""
+
+    n: int | None = None
+    m: int = 4
+    axis: str = "in"
+    way: str = "gradual"
+    orders: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,10 +65,10 @@ class Setting:
         given: the dense network.
         images: normalised as it wants them; None: nothing can be measured or trained.
         budget: of the result.
-        layers: that may be changed.
         partial: folder that keeps what is done; the same setting goes on from there.
         tuning: how it is trained.
         epochs: in all.
+        only, skip: patterns of the layers that may be changed.
         criterion: what a kernel is worth (compress/criterion.py).
         importance: what group counts are chosen by: the share of the criterion that is lost, or the measured rise of the loss.
         gathers: so many layers may have an order of their own for their input; None: all that gain.
@@ -44,16 +77,18 @@ class Setting:
         clock: where latency is limited.
         limits: JSON data of the limits as they were asked for, by which work that is done already is known again: a share of the
             latency, say, is another number each time it is measured.
+        penalty, lines: of single methods.
         say: is given a line now and then.
     """
 
     given: Source
     images: ImageData | None
     budget: Budget
-    layers: Sequence[str]
     partial: Path
     tuning: FineTuning
     epochs: int
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
     criterion: str = "l2"
     importance: str = "lost"
     gathers: int | None = 0
@@ -61,14 +96,20 @@ class Setting:
     recalibrate: bool = True
     clock: Clock | None = None
     limits: Any = None
+    penalty: Penalty = Penalty()
+    lines: Lines = Lines()
     say: Callable[[str], None] = field(default=lambda line: None, compare=False)
 
-    @property
-    def identity(self) -> list[Any]:
-        """JSON data: all that a result depends on beside the network's weights and the way of training."""
+    @cached_property
+    def layers(self) -> list[str]:
+        """The layers that may be given groups."""
+        return chosen_layers(self.given.graph, self.only, self.skip)
+
+    def identity(self, criterion: str) -> list[Any]:
+        """JSON data: all that group counts depend on beside the network's weights and the way of training."""
         images = None if self.images is None else self.images.fingerprint
         return [
-            *(self.criterion, self.importance, self.recalibrate, [*self.layers], self.gathers, self.tuning.seed),
+            *(criterion, self.importance, self.recalibrate, self.layers, self.gathers, self.tuning.seed),
             *(self.limits, images),
         ]
 
@@ -78,21 +119,34 @@ class Setting:
             return found
         return replace(found, state=recalibrated(found.architecture, found.state, calibration(self.images)))
 
+    def measure(self, tables: Sequence[Table], graph: GraphArchitecture, state: Mapping[str, Tensor]) -> list[Table]:
+        """The tables with the harm of their options, on calibration images."""
+        assert self.images is not None
+        batches = calibration(self.images, SENSITIVITY)
+        return measured(tables, graph, state, batches, device=self.tuning.device, say=self.say)
+
+    @property
+    def measures(self) -> bool:
+        """Whether harm is measured."""
+        return self.images is not None and self.importance == "sensitivity"
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What a method gives.
 
     Args:
-        found: the network as it is deployed, not fine-tuned since it was cut last.
+        found: the network as it is deployed, not trained since it was cut last.
         epochs: that are left for fine-tuning.
+        trained: where the method has trained what it found: that network, and its training.
         steps: for the record, what was trained before.
         more: for the record, what this method alone has to tell.
     """
 
-    found: Permuted
-    epochs: int
-    steps: list[dict[str, Any]]
+    found: Permuted | Sparsified
+    epochs: int = 0
+    trained: tuple[Permuted | Sparsified, TrainResult] | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -102,22 +156,17 @@ def permutation(setting: Setting) -> Outcome:
     Raises:
         UsageError: a budget that no group counts meet.
     """
+    criterion = setting.criterion
 
     def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
-        images, taylor = setting.images, setting.criterion == "taylor"
-        worth = criteria(graph, state, setting.criterion, calibration(images) if images and taylor else ())
-        measure = None
-        if images and setting.importance == "sensitivity":
-            batches = calibration(images, SENSITIVITY)
-            device, say = setting.tuning.device, setting.say
-            measure = partial(measured, graph=graph, state=state, batches=batches, device=device, say=say)
-        chosen = {name: worth[name] for name in setting.layers}
+        images, taylor = setting.images, criterion == "taylor"
+        worth = criteria(graph, state, criterion, calibration(images) if images and taylor else ())
         found = permute(
-            *(graph, state, chosen, inside),
+            *(graph, state, {name: worth[name] for name in setting.layers}, inside),
             gathers=setting.gathers,
             seed=setting.tuning.seed,
             clock=setting.clock,
-            measure=measure,
+            measure=partial(setting.measure, graph=graph, state=state) if setting.measures else None,
             say=setting.say,
         )
         return setting.normed(found)
@@ -127,11 +176,89 @@ def permutation(setting: Setting) -> Outcome:
     before_last = [setting.epochs // setting.steps] * (setting.steps - 1)
     found, done = pruned(
         *(setting.given, prune, budgets, before_last, setting.images, setting.partial, setting.tuning),
-        how=setting.identity,
+        how=setting.identity(criterion),
         say=setting.say,
     )
-    return Outcome(found, setting.epochs - sum(before_last), done)
+    return Outcome(found, setting.epochs - sum(before_last), steps=done)
+
+
+def sparsification(setting: Setting) -> Outcome:
+    """Trained with a penalty that empties the blocks between groups, then cut (`sparsify`).
+
+    Raises:
+        UsageError: a budget that no levels meet, a threshold outside (0, 1), more epochs with the penalty than there are, or steps.
+    """
+    _at_once(setting, "sparsify")
+    criterion, epochs = setting.criterion, setting.penalty.epochs
+    if epochs is None:
+        epochs = round(PENALTY_SHARE * setting.epochs)
+    if epochs > setting.epochs:
+        raise UsageError(
+            f"{epochs} epochs with the penalty are more than the {setting.epochs} in all; raise --epochs, or lower --penalty-epochs"
+        )
+
+    def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
+        found = sparsify(
+            *(graph, state, setting.images, inside, epochs, setting.tuning),
+            setting.partial / "sparsify-checkpoint.safetensors",
+            layers=setting.layers,
+            criterion=criterion,
+            threshold=setting.penalty.threshold,
+            delta=setting.penalty.delta,
+            gathers=setting.gathers,
+            seed=setting.tuning.seed,
+            clock=setting.clock,
+            measure=(lambda tables, state: setting.measure(tables, graph, state)) if setting.measures else None,
+            limits=setting.limits,
+            say=setting.say,
+        )
+        return setting.normed(found)
+
+    recipe = None if setting.images is None else setting.tuning.recipe(setting.images, epochs).to_dict()
+    how = [*setting.identity(criterion), asdict(setting.penalty), epochs, recipe, setting.tuning.taught]
+    found, done = pruned(
+        *(setting.given, prune, [setting.budget], [], setting.images, setting.partial, setting.tuning),
+        how=how,
+        say=setting.say,
+    )
+    return Outcome(found, setting.epochs - epochs, steps=done, more={"sparsified": found.sparsified})
+
+
+def cross_channel(setting: Setting) -> Outcome:
+    """N of every M weights across channels (`cci`); the budget counts those that stay.
+
+    Raises:
+        UsageError: N, M or a budget that cannot be, or steps, gathers or a limit on latency.
+    """
+    _at_once(setting, "cci")
+    if setting.gathers:
+        raise UsageError("cci moves channels without gathers; leave --gathers out")
+    found = cci(
+        *(setting.given, setting.images),
+        **asdict(setting.lines),
+        budget=setting.budget if setting.budget.to_dict() else None,
+        only=setting.only,
+        skip=setting.skip,
+        selection="taylor" if setting.criterion == "taylor" else "magnitude",
+        importance=setting.importance,
+        epochs=setting.epochs,
+        tuning=setting.tuning,
+        partial_folder=setting.partial,
+        recalibrate=setting.recalibrate,
+        say=setting.say,
+    )
+    trained = None if found.training is None else (found.made, found.training)
+    return Outcome(found.pruned, trained=trained, more={"lines": asdict(setting.lines), "notes": [*found.made.notes]})
+
+
+def _at_once(setting: Setting, method: str) -> None:
+    if setting.steps > 1:
+        raise UsageError(f"{method} has a schedule of its own; leave --steps out, or take --method permute")
 
 
 #: By the name that the command line has for it.
-METHODS: dict[str, Callable[[Setting], Outcome]] = {"permute": permutation}
+METHODS: dict[str, Callable[[Setting], Outcome]] = {
+    "permute": permutation,
+    "sparsify": sparsification,
+    "cci": cross_channel,
+}

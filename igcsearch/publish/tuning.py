@@ -43,6 +43,11 @@ class FineTuning:
     threads: int | None = None
     distillation: Callable[[], Distillation] | None = None
 
+    @property
+    def taught(self) -> Any:
+        """JSON data: the teacher's identity; None where there is none."""
+        return None if self.distillation is None else self.distillation().identity()
+
     def recipe(self, images: ImageData, epochs: int) -> Recipe:
         """The recipe of so many epochs, or of one where there are none."""
         entries = {name: value for name, value in self.entries.items() if value is not None}

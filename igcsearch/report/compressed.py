@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..files import atomic_write
 from ..wording import clock, count, figure, percent, plural, short
 from .html import Html, figures, settings, table, text
-from .layers import STYLE, curve_picture, layers_picture, timed
+from .layers import STYLE, curve_picture, is_cut, layers_picture, mark, sparse, timed
 from .page import WHOLE, document
 from .zoo import PAGE
 
@@ -53,19 +53,29 @@ def compression_page(record: Record) -> str:
             compression.json holds, as far as it was measured. A row's `ms_before` and `ms` are shown where all rows have them.
     """
     name = str(record.get("name", "network"))
+    record = _nonzero(record)
     header = f'<p class="eyebrow">igcsearch compression</p>\n<h1>{text(name)}</h1>\n{_lead(record)}'
     sections = [_tiles(record), _picture(record["layers"]), _tuning(record), _made(record), _table(record["layers"])]
     return document(name, [STYLE, _STYLE], header, "\n".join(filter(None, sections)), WHOLE)
 
 
+def _nonzero(record: Record) -> Record:
+    """The record of a sparse network with the multiply-adds that are not with zeros in place of all."""
+    if not sparse(record["layers"]):
+        return record
+    rows = [{**row, "macs": row["nonzero_macs"]} for row in record["layers"]]
+    return {**record, "macs": record["nonzero_macs"], "layers": rows}
+
+
 def _lead(record: Record) -> str:
     rows = record["layers"]
-    grouped = sum(row["groups"] > 1 for row in rows)
+    grouped = sum(map(is_cut, rows))
     source = text(record.get("source", "a dense network"))
     share = percent(record["macs"] / max(record["macs_before"], 1), digits=0)
     return (
         f'<p class="lead"><b>{source}</b> with <b>{share}</b> of its multiply-adds: {grouped} of '
-        f"{plural(len(rows), 'dense convolution')} became group convolutions. {_accuracies(record)}</p>"
+        f"{plural(len(rows), 'convolution')} {'are N:M sparse' if sparse(rows) else 'became group convolutions'} now. "
+        f"{_accuracies(record)}</p>"
     )
 
 
@@ -101,7 +111,11 @@ def _tiles(record: Record) -> str:
     return figures(
         accuracy,
         _cost("Parameters", record["params_before"], record["params"]),
-        _cost("Multiply-adds", record["macs_before"], record["macs"]),
+        _cost(
+            "Nonzero multiply-adds" if sparse(record["layers"]) else "Multiply-adds",
+            record["macs_before"],
+            record["macs"],
+        ),
         (
             "Latency",
             _MISSING if latency is None else _change(was, latency, figure, "\N{NO-BREAK SPACE}ms"),
@@ -110,7 +124,8 @@ def _tiles(record: Record) -> str:
         (
             "Kept",
             percent(record.get("kept"), digits=1),
-            f"of the kernels' worth{_by(record.get('criterion'))} is inside the groups",
+            f"of the {'weights' if sparse(record['layers']) else 'kernels'}' worth{_by(record.get('criterion'))} "
+            f"{'stays' if sparse(record['layers']) else 'is inside the groups'}",
         ),
     )
 
@@ -140,10 +155,12 @@ def _picture(rows: Sequence[Record]) -> str:
     if not rows:
         return ""
     what = "Multiply-adds" + (" and time" if timed(rows) else "")
+    cut = "its N:M" if sparse(rows) else "its number of\ngroups"
+    changed = "made sparse" if sparse(rows) else "given groups"
     return f"""<section>
 <h2>Layer by layer</h2>
-<p class="note">{what} of each layer that could be given groups, in the network's order: before, and now. Below, its number of
-groups (1: it stayed dense) and the share of the criterion that its groups keep.</p>
+<p class="note">{what} of each layer that could be {changed}, in the network's order: before, and now. Below, {cut}
+(1: it stayed dense) and the share of the criterion that it keeps.</p>
 <div class="scroll">{layers_picture(rows)}</div>
 <ul class="legend"><li><i class="was"></i>before</li><li><i class="now"></i>now</li>
 <li><i class="kept"></i>kept share, 0 to 100 %</li></ul>
@@ -195,6 +212,7 @@ def _made(record: Record) -> str:
         "Data": record.get("data") or "none",
         "Method": record.get("method", "not recorded"),
         "Criterion": record.get("criterion", "not recorded"),
+        **_method(record),
         "Kept of the criterion": percent(record.get("kept")),
         "Budget": ", ".join(limits) or "none",
         "Group counts": ways.get(configuration, configuration),
@@ -222,11 +240,35 @@ def _made(record: Record) -> str:
 </section>"""
 
 
+def _method(record: Record) -> dict[str, object]:
+    """What single methods have to tell."""
+    found: dict[str, object] = {}
+    if distillation := record.get("distillation"):
+        found["Distilled from"] = (
+            f"{distillation['teacher']}, temperature {distillation['temperature']:g}, weight {distillation['weight']:g}"
+        )
+    if auto := record.get("auto"):
+        found["Chosen"] = f"{auto['chosen']}: {auto['why']}"
+    if sparsified := record.get("sparsified"):
+        found["Epochs with the penalty"] = sparsified.get("epochs", 0)
+    if record.get("bytes_before"):
+        found["Bytes of the weights"] = f"{count(record['bytes'])}, before {count(record['bytes_before'])}"
+    return found
+
+
 def _table(rows: Sequence[Record]) -> str:
     if not rows:
         return ""
     times = timed(rows)
-    columns = ["layer", "channels", "kernel", ">groups", ">kept", ">MACs before", ">MACs now"]
+    columns = [
+        "layer",
+        "channels",
+        "kernel",
+        ">N:M" if sparse(rows) else ">groups",
+        ">kept",
+        ">MACs before",
+        ">MACs now",
+    ]
     columns += [">ms before", ">ms now", ">faster"] if times else []
     lines = [_line(row, times) for row in rows]
     before, now = (sum(row[key] for row in rows) for key in ("macs_before", "macs"))
@@ -236,8 +278,8 @@ def _table(rows: Sequence[Record]) -> str:
         together += f", {figure(was)} ms before and {figure(took)} ms now"
     return f"""<section>
 <h2>{plural(len(rows), "layer")}</h2>
-<p class="note">Those that could be given groups. {together}.</p>
-{table(columns, lines, (row["groups"] == 1 for row in rows))}
+<p class="note">Those that could be changed. {together}.</p>
+{table(columns, lines, (not is_cut(row) for row in rows))}
 </section>"""
 
 
@@ -246,7 +288,7 @@ def _line(row: Record, times: bool) -> list[object]:
         row["layer"],
         f"{row['in_channels']} → {row['out_channels']}",
         "×".join(map(str, row["kernel_size"])),
-        row["groups"],
+        mark(row),
         percent(row["kept"]),
         count(row["macs_before"]),
         count(row["macs"]),

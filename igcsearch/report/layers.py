@@ -56,7 +56,7 @@ def layers_picture(rows: Sequence[Row]) -> str:
     Args:
         rows: those of the record's `layers`.
     """
-    pitch = max(_NARROW, min(_WIDE, _ROOM / len(rows)), _DIGIT * len(str(max(row["groups"] for row in rows))) + 3)
+    pitch = max(_NARROW, min(_WIDE, _ROOM / len(rows)), _DIGIT * max(len(mark(row)) for row in rows) + 3)
     names, bands = _names([str(row["layer"]) for row in rows], pitch)
     longest = _LETTER * max(map(len, names)) + 6
     width = _LEFT + pitch * len(rows) + _RIGHT
@@ -65,7 +65,7 @@ def layers_picture(rows: Sequence[Row]) -> str:
     drawn, bars = _panel(rows, "macs", "MACs", top, _MACS, pitch)
     parts += drawn
     groups = top + _MACS + 17
-    parts.append(f'<text class="head" x="0" y="{groups:.0f}">groups</text>')
+    parts.append(f'<text class="head" x="0" y="{groups:.0f}">{"N:M" if sparse(rows) else "groups"}</text>')
     top = groups + 14
     if timed(rows):
         top += 22
@@ -78,14 +78,14 @@ def layers_picture(rows: Sequence[Row]) -> str:
     each = []
     for number, (row, bar, name) in enumerate(zip(rows, bars, names, strict=True)):
         x = _LEFT + number * pitch
-        middle, mark = x + pitch / 2, "mid many" if row["groups"] > 1 else "mid"
+        middle, style = x + pitch / 2, "mid many" if is_cut(row) else "mid"
         share = _KEPT * min(max(row["kept"], 0.0), 1.0)
         each.append(
             f'<g><title>{text(said(row))}</title><rect class="hit" x="{x:.1f}" y="0" width="{pitch:.1f}" '
             f'height="{below + longest:.0f}"/>{bar}'
-            f'<text class="{mark}" x="{middle:.1f}" y="{groups:.0f}">{row["groups"]}</text>'
+            f'<text class="{style}" x="{middle:.1f}" y="{groups:.0f}">{mark(row)}</text>'
             f"{_bar('room', x, pitch, top + _KEPT, _KEPT)}"
-            f"{_bar('kept all' if row['groups'] == 1 else 'kept', x, pitch, top + _KEPT, share)}"
+            f"{_bar('kept' if is_cut(row) else 'kept all', x, pitch, top + _KEPT, share)}"
             f'<text class="end" transform="translate({middle + 4:.1f} {below:.0f}) rotate(-90)">{text(name)}</text></g>'
         )
     parts += each
@@ -139,6 +139,21 @@ def curve_picture(curve: Sequence[Row]) -> str:
     )
 
 
+def sparse(rows: Sequence[Row]) -> bool:
+    """Whether layers have N:M sparsity."""
+    return any(row.get("sparsity") for row in rows)
+
+
+def is_cut(row: Row) -> bool:
+    """Whether a layer is no longer dense."""
+    return bool(row.get("sparsity")) or row["groups"] > 1
+
+
+def mark(row: Row) -> str:
+    """A layer's N:M, or its number of groups."""
+    return str(row.get("sparsity") or row["groups"])
+
+
 def timed(rows: Sequence[Row]) -> bool:
     """Whether every layer's time was measured, before and now."""
     return bool(rows) and all(_number(row.get("ms_before")) and _number(row.get("ms")) for row in rows)
@@ -148,7 +163,8 @@ def said(row: Row) -> str:
     """All of a layer in a line."""
     kernel = "×".join(map(str, row["kernel_size"]))
     time = f"; {figure(row['ms_before'])} → {figure(row['ms'])} ms" if timed([row]) else ""
-    grouped = "dense" if row["groups"] == 1 else f"{row['groups']} groups, {percent(row['kept'])} kept"
+    how = f"{mark(row)} sparse" if sparse([row]) else f"{mark(row)} groups"
+    grouped = f"{how}, {percent(row['kept'])} kept" if is_cut(row) else "dense"
     macs = f"{short(row['macs_before'])} → {short(row['macs'])} MACs"
     return f"{row['layer']}: {row['in_channels']} → {row['out_channels']} channels, {kernel}, {grouped}; {macs}{time}"
 

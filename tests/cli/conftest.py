@@ -11,6 +11,81 @@ from typing import NamedTuple
 
 import pytest
 
+SOURCE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.extra = after - before
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.extra:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra))
+        return F.relu(x + y)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
+        self.layers = nn.Sequential(Block(8, 8, 1), Block(8, 16, 2))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(self.stem(x)).mean((2, 3)))
+
+
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def seven():
+    made = Net()
+    made.head = nn.Linear(16, 7)
+    return made
+
+
+class Branching(Net):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def branching():
+    return Branching()
+
+
+def broken():
+    made = net()
+    made.stem.weight.data[0] = float("nan")
+    return made
+
+
+def double():
+    return net().double()
+
+
+def point():
+    return nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10))
+
+
+def tied():
+    made = net()
+    first, second = made.layers[1].conv2, nn.Conv2d(16, 16, 3, 1, 1)
+    second.weight, second.bias = first.weight, first.bias
+    made.layers.append(second)
+    return made
+"""
+
 PROGRAM = "from igcsearch.cli import main; main()"
 
 
@@ -75,3 +150,10 @@ def entry(searched: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactor
     result = run_process("train", folder / "architecture.json", "--data", "digits", "--out", out, "--epochs", 2)
     assert result.status == 0, result.err
     return out
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("source") / "nets.py"
+    file.write_text(SOURCE)
+    return file

@@ -18,88 +18,6 @@ from igcsearch.cli.output import command_line
 
 Run = Callable[..., Any]
 
-SOURCE = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-
-class Block(nn.Module):
-    def __init__(self, before, after, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.extra = after - before
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.extra:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.extra))
-        return F.relu(x + y)
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
-        self.layers = nn.Sequential(Block(8, 8, 1), Block(8, 16, 2))
-        self.head = nn.Linear(16, 10)
-
-    def forward(self, x):
-        return self.head(self.layers(self.stem(x)).mean((2, 3)))
-
-
-def net():
-    torch.manual_seed(0)
-    return Net()
-
-
-def seven():
-    made = Net()
-    made.head = nn.Linear(16, 7)
-    return made
-
-
-class Branching(Net):
-    def forward(self, x):
-        return super().forward(x if x.sum() > 0 else -x)
-
-
-def branching():
-    return Branching()
-
-
-def broken():
-    made = net()
-    made.stem.weight.data[0] = float("nan")
-    return made
-
-
-def double():
-    return net().double()
-
-
-def point():
-    return nn.Sequential(nn.Conv2d(1, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10))
-
-
-def tied():
-    made = net()
-    first, second = made.layers[1].conv2, nn.Conv2d(16, 16, 3, 1, 1)
-    second.weight, second.bias = first.weight, first.bias
-    made.layers.append(second)
-    return made
-"""
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("source") / "nets.py"
-    file.write_text(SOURCE)
-    return file
-
 
 def test_compress_makes_an_entry(source: Path, tmp_path: Path, igcsearch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "small"
@@ -227,7 +145,7 @@ def test_more_steps_than_epochs_are_refused(source: Path, igcsearch: Run) -> Non
 
 def test_weights_of_a_file_under_other_names(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     namespace: dict[str, object] = {}
-    exec(SOURCE, namespace)
+    exec(source.read_text(), namespace)
     state = namespace["net"]().state_dict()  # type: ignore[operator]
     save_file(
         {f"body.{key}".replace("body.head", "fc"): value for key, value in state.items()}, tmp_path / "w.safetensors"
@@ -279,7 +197,7 @@ def test_sensitivity_needs_images(source: Path, tmp_path: Path, igcsearch: Run) 
 def test_weights_that_two_layers_share(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     """Counted once, left dense, and read from a file that holds them once."""
     namespace: dict[str, Any] = {}
-    exec(SOURCE, namespace)
+    exec(source.read_text(), namespace)
     network = namespace["tied"]()
     state = {key: value for key, value in network.state_dict().items() if not key.startswith("layers.2.")}
     save_file(state, tmp_path / "w.safetensors")
@@ -335,36 +253,3 @@ def test_a_recorded_command_names_no_folders(monkeypatch: pytest.MonkeyPatch) ->
     arguments = ["compress", "/home/me/my net.py:f", "--out=/home/me/small", "--only", "layer3.*", "--max-macs", "50%"]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/igcsearch", *arguments])
     assert command_line() == "igcsearch compress 'my net.py:f' --out=small --only 'layer3.*' --max-macs 50%"
-
-
-def test_a_dense_network_teaches_its_small_one(source: Path, tmp_path: Path, igcsearch: Run) -> None:
-    call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--epochs", "1", "--threads", "1")
-    done = igcsearch(*call, "--distill", "--temperature", "2", "--out", tmp_path / "taught", "--json")
-    assert done.status == 0, done.err
-    assert json.loads(done.out)["distillation"] == {"teacher": "nets.py:net", "temperature": 2.0, "weight": 0.5}
-    alone = igcsearch(*call, "--out", tmp_path / "alone", "--json")
-    assert "distillation" not in json.loads(alone.out)
-    losses = [json.loads(each.out)["curve"][0]["train_loss"] for each in (done, alone)]
-    assert losses[0] != losses[1]
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("--temperature", "2"), "--temperature and --distill-weight are of a distillation"),
-        (("--distill", "--epochs", "0"), "--epochs is 0"),
-        (("--distill", "--temperature", "0"), "temperature 0 of a distillation must be above 0"),
-        (("--distill", "--distill-weight", "2"), "weight 2 of a distillation"),
-        (("--teacher", "{source}:seven"), "the teacher is for 7 classes, the network for 10"),
-        (("--out", "{source}/small"), "cannot be written"),
-    ],
-)
-def test_what_cannot_be_distilled_is_said_before_the_work(
-    given: tuple[str, ...], said: str, source: Path, tmp_path: Path, igcsearch: Run
-) -> None:
-    call = ("compress", f"{source}:net", "--data", "digits", "--max-macs", "50%", "--weights", "none")
-    out = () if "--out" in given else ("--out", tmp_path / "out")
-    refused = igcsearch(*call, *out, *(text.format(source=source) for text in given))
-    assert refused.status == 2
-    assert said in refused.err
-    assert "accuracy" not in refused.err
