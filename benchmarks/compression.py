@@ -9,11 +9,12 @@ Methods, each to at most so many percent of the source's multiply-adds, criterio
 - permute: what `igcsearch compress --max-macs S% --importance lost` does;
 - sensitivity: the same with `--importance sensitivity`;
 - gathers: the same with `--importance sensitivity --gathers all`;
+- sparsify, cci: `--method sparsify`, `--method cci --m 4` (nonzero multiply-adds);
 - channels: by Torch-Pruning the same share of the channels of all layers but the classifier, of least group magnitude (channels.py,
   which says how it is installed);
 - inner: the same, but for channels within blocks alone: those that shortcuts carry all stay.
 
-Whole channels come in coarse steps; with --match the first three get as its budget what `channels` came to.
+Whole channels come in coarse steps; with --match ours get as its budget what `channels` came to.
 
 Fine-tuning is that of `igcsearch compress`, one thread each, a checkpoint an epoch; what is finished is kept in DIR, a row and an
 entry a run. Latencies are measured at the end, and again whenever the command is repeated: all networks and the source take turns
@@ -38,9 +39,8 @@ from typing import Any
 import torch
 
 from igcsearch.cli.limits import limit
-from igcsearch.compress.criterion import criteria
-from igcsearch.compress.permute import permute
-from igcsearch.compress.sensitivity import measured
+from igcsearch.compress.cci import stored_bytes
+from igcsearch.compress.permute import Permuted
 from igcsearch.compress.source import Source, normalised, read_source
 from igcsearch.entries import load, write_entry
 from igcsearch.errors import UsageError
@@ -48,10 +48,12 @@ from igcsearch.machine import keep_freed_memory, thread_settings
 from igcsearch.nn import measure
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.publish.facts import entry_metrics, mean_and_std
-from igcsearch.publish.tuning import SENSITIVITY, FineTuning, accuracy, calibration, fine_tune, recalibrated
+from igcsearch.publish.methods import METHODS, Outcome, Setting
+from igcsearch.publish.tuning import FineTuning, accuracy, calibration, fine_tune, recalibrated
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, ImageData
 from igcsearch.training.checkpoint import state_digest
+from igcsearch.training.distillation import Distillation
 from igcsearch.wording import percent
 
 from . import trainings
@@ -60,8 +62,16 @@ from .facts import save
 from .timing import undisturbed
 from .trainings import data_of, kept
 
-METHODS = ("permute", "sensitivity", "gathers", "channels", "inner")
-OURS = METHODS[:3]
+#: By our names: a method of the command, and its options.
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "permute": ("permute", {}),
+    "sensitivity": ("permute", {"importance": "sensitivity"}),
+    "gathers": ("permute", {"importance": "sensitivity", "gathers": None}),
+    "sparsify": ("sparsify", {"criterion": "l1"}),
+    "cci": ("cci", {}),
+}
+NAMES = (*OURS, "channels", "inner")
+DISTILLED = "+distill"  # behind a name: fine-tuned with the dense network as teacher
 DENSE = "dense"  # of rows: the source itself
 
 
@@ -83,9 +93,13 @@ class Work:
         """The network, and the images normalised as it wants them."""
         return _given(self)
 
-    def tuning(self, seed: int) -> FineTuning:
+    def tuning(self, seed: int, method: str = "") -> FineTuning:
         """How every run goes on training."""
-        return FineTuning(seed, {"lr": self.lr}, "cpu", 1)
+        teacher = None
+        if method.endswith(DISTILLED):
+            source, images = self.given()
+            teacher = partial(Distillation, source.graph, source.state, images.mean, images.std)
+        return FineTuning(seed, {"lr": self.lr}, "cpu", 1, teacher)
 
     def path(self, method: str, share: float, seed: int) -> Path:
         """The file of a row: its name tells runs apart."""
@@ -113,33 +127,22 @@ def _given(work: Work) -> tuple[Source, ImageData]:
     return source, normalised(data, source, mean, std)
 
 
-def compressed(work: Work, method: str, share: float, seed: int) -> tuple[Weighted, dict[str, Any]]:
-    """The network before fine-tuning, and what the row says of it."""
+def compressed(work: Work, method: str, share: float, seed: int, partly: Path) -> Outcome:
+    """What a method makes, not fine-tuned yet but where training is part of the method."""
     source, images = work.given()
     most = math.floor(limit(f"{share:g}%").of(source.graph.macs))
-    whole = Weighted(source.graph, source.state)
-    if method not in OURS:
-        found, ratio = pruned(whole, most, inner=method == "inner")
+    whole, name = Weighted(source.graph, source.state), method.removesuffix(DISTILLED)
+    if name not in OURS:
+        found, ratio = pruned(whole, most, inner=name == "inner")
         state = recalibrated(found.graph, found.state, calibration(images))
-        return Weighted(found.graph, state), {"channels_pruned": ratio}
+        made = Permuted(found.graph, state, 1.0, 0, 0.0, [], name, [])
+        return Outcome(made, work.epochs, more={"channels_pruned": ratio})
     if work.match:
         most = pruned(whole, most)[0].graph.macs
-    worth = criteria(source.graph, source.state, "l2")
-    measure = None
-    if method in ("sensitivity", "gathers"):
-        batches = calibration(images, SENSITIVITY)
-        measure = partial(measured, graph=source.graph, state=source.state, batches=batches)
-    gathers = None if method == "gathers" else 0
-    permuted = permute(
-        source.graph, source.state, worth, Budget(macs=most), gathers=gathers, seed=seed, measure=measure
+    way, options = OURS[name]
+    return METHODS[way](
+        Setting(source, images, Budget(macs=most), partly, work.tuning(seed, method), work.epochs, **options)
     )
-    about = {
-        "kept": permuted.kept,
-        "gathers": permuted.gathers,
-        "groups": {row["layer"]: row["groups"] for row in permuted.layers},
-    }
-    state = recalibrated(permuted.architecture, permuted.state, calibration(images))
-    return Weighted(permuted.architecture, state), about
 
 
 def run(work: Work, method: str, share: float, seed: int) -> dict[str, Any]:
@@ -160,14 +163,20 @@ def _dense(work: Work) -> dict[str, Any]:
 def _run(work: Work, method: str, share: float, seed: int, folder: Path) -> dict[str, Any]:
     keep_freed_memory()
     source, images = work.given()
-    begin, tuning, partly = time.perf_counter(), work.tuning(seed), folder.with_name(folder.name + ".partial")
-    (graph, state), about = compressed(work, method, share, seed)
-    seconds = time.perf_counter() - begin
+    begin, tuning, partly = time.perf_counter(), work.tuning(seed, method), folder.with_name(folder.name + ".partial")
+    outcome = compressed(work, method, share, seed, partly)
+    seconds, found = time.perf_counter() - begin, outcome.found
+    graph, state = found.architecture, found.state
     before = kept(partly.with_suffix(".pruned"), lambda: {"accuracy": accuracy(graph, state, images, tuning)})
     recipe, validation, trained, after = tuning.recipe(images, work.epochs), None, 0.0, before["accuracy"]
-    if work.epochs:
-        result = fine_tune(graph, state, images, work.epochs, tuning, partly / "checkpoint.safetensors")
-        state, validation, trained = result.state_dict, result.validation_accuracy, result.seconds
+    if outcome.trained is not None or outcome.epochs:
+        if outcome.trained is not None:
+            made, result = outcome.trained
+            state = made.state
+        else:
+            result = fine_tune(graph, state, images, outcome.epochs, tuning, partly / "checkpoint.safetensors")
+            state = result.state_dict
+        validation, trained = result.validation_accuracy, result.seconds
         after = accuracy(graph, state, images, tuning)
     row = {
         "method": method,
@@ -176,7 +185,11 @@ def _run(work: Work, method: str, share: float, seed: int, folder: Path) -> dict
         "matched": work.match,
         "params": graph.params,
         "macs": graph.macs,
-        "macs_share": graph.macs / source.graph.macs,
+        "macs_share": graph.nonzero_macs / source.graph.macs,
+        "bytes": stored_bytes(state),
+        "kept": found.kept,
+        "gathers": found.gathers,
+        "groups": {row["layer"]: row.get("sparsity") or row["groups"] for row in found.layers},
         "accuracy_pruned": before["accuracy"],
         "accuracy_finetuned": after,
         "validation_accuracy": validation,
@@ -188,7 +201,6 @@ def _run(work: Work, method: str, share: float, seed: int, folder: Path) -> dict
         "seconds": trained,
         "seconds_pruning": seconds,
         "entry": folder.name,
-        **about,
     }
     of = {"seed": seed, "validation_accuracy": validation, "test_accuracy": after, "seconds": trained}
     metrics = entry_metrics(graph, images, recipe, [of], provenance={"command": "benchmarks.compression", **row})
@@ -222,7 +234,7 @@ def main() -> None:
     parser.add_argument("--mean", help="as of igcsearch compress")
     parser.add_argument("--std", help="as of igcsearch compress")
     parser.add_argument("--shares", default="75,50,35", help="percent of the multiply-adds")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default="permute,channels,inner")
     parser.add_argument("--lr", type=float, help="of fine-tuning; default: as of igcsearch compress")
     parser.add_argument("--match", action="store_true", help="groups to the multiply-adds that channels came to")
     parser.add_argument(
@@ -237,9 +249,11 @@ def main() -> None:
     )
     methods, shares = given.methods.split(","), [float(share) for share in given.shares.split(",")]
     try:
-        if unknown := [method for method in methods if method not in METHODS]:
-            raise UsageError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
-        if not given.latency_only and (given.match or {"channels", "inner"} & {*methods}):
+        if unknown := [method for method in methods if method.removesuffix(DISTILLED) not in NAMES]:
+            raise UsageError(f"unknown method {unknown[0]!r}; known: {', '.join(NAMES)}, and each with {DISTILLED}")
+        if not given.latency_only and (
+            given.match or {"channels", "inner"} & {method.removesuffix(DISTILLED) for method in methods}
+        ):
             torch_pruning()
         for share in shares:
             limit(f"{share:g}%")
@@ -270,12 +284,14 @@ def main() -> None:
 
 def _print_table(runs: list[dict[str, Any]], dense: dict[str, Any] | None, dense_ms: float) -> None:
     print(
-        "\n| method | at most % | MACs | % | params | test %: pruned | fine-tuned | latency ms | of dense | training s |"
+        "\n| method | at most % | MACs | % | params | bytes | test %: pruned | fine-tuned | latency ms | of dense | training s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     if dense is not None:
         right = f"{100 * dense['accuracy_before']:.2f}"
-        print(f"| dense | 100 | {dense['macs']:,} | 100 | {dense['params']:,} | {right} | - | {dense_ms:.3f} | 1 | - |")
+        print(
+            f"| dense | 100 | {dense['macs']:,} | 100 | {dense['params']:,} | - | {right} | - | {dense_ms:.3f} | 1 | - |"
+        )
     for method, share in dict.fromkeys((row["method"], row["share"]) for row in runs):
         these = [row for row in runs if (row["method"], row["share"]) == (method, share)]
         mean, pruned_mean, ms, seconds = (
@@ -286,6 +302,7 @@ def _print_table(runs: list[dict[str, Any]], dense: dict[str, Any] | None, dense
         said = f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
         print(
             f"| {method} | {share:g} | {these[0]['macs']:,} | {100 * these[0]['macs_share']:.1f} | {these[0]['params']:,} | "
+            f"{these[0].get('bytes') or 4 * these[0]['params']:,} | "
             f"{100 * pruned_mean:.2f} | {said} | {ms:.3f} | {ms / dense_ms:.2f} | {seconds:.0f} |"
         )
 
