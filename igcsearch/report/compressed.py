@@ -197,12 +197,14 @@ def _tuning(record: Record) -> str:
 
 def _made(record: Record) -> str:
     budget = record.get("budget") or {}
-    words = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "ms"}
+    of_sparse = sparse(record["layers"])
+    macs = "nonzero multiply-adds" if of_sparse else "multiply-adds"
+    words = {"params": "parameters", "macs": macs, "latency_ms": "ms"}
     limits = [f"at most {value:,} {words.get(name, name)}" for name, value in budget.items()]
     difference, size = record.get("max_rel_diff_masked_vs_converted"), record.get("input_size")
     ways = {
-        "exact": "exact: the best group counts by the criterion",
-        "uniform": "uniform: one number of groups throughout",
+        "exact": f"exact: the best {'N of each layer' if of_sparse else 'group counts'} by the criterion",
+        "uniform": f"uniform: one {'N:M' if of_sparse else 'number of groups'} throughout",
     }
     configuration = str(record.get("configuration", _MISSING))
     trained = record.get("epochs")
@@ -215,7 +217,7 @@ def _made(record: Record) -> str:
         **_method(record),
         "Kept of the criterion": percent(record.get("kept")),
         "Budget": ", ".join(limits) or "none",
-        "Group counts": ways.get(configuration, configuration),
+        "N:M" if of_sparse else "Group counts": ways.get(configuration, configuration),
         "Gathers added": count(record.get("gathers")),
         "Masked and deployed network differ by": _MISSING
         if difference is None
