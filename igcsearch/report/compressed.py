@@ -72,9 +72,11 @@ def _lead(record: Record) -> str:
     grouped = sum(map(is_cut, rows))
     source = text(record.get("source", "a dense network"))
     share = percent(record["macs"] / max(record["macs_before"], 1), digits=0)
+    what = f"{plural(len(rows), 'dense convolution')} became group convolutions"
+    if sparse(rows):
+        what = f"{plural(len(rows), 'convolution')} are N:M sparse now"
     return (
-        f'<p class="lead"><b>{source}</b> with <b>{share}</b> of its multiply-adds: {grouped} of '
-        f"{plural(len(rows), 'convolution')} {'are N:M sparse' if sparse(rows) else 'became group convolutions'} now. "
+        f'<p class="lead"><b>{source}</b> with <b>{share}</b> of its multiply-adds: {grouped} of {what}. '
         f"{_accuracies(record)}</p>"
     )
 
