@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from igcsearch.compress.permute import chosen_layers
 from igcsearch.compress.source import Source
 from igcsearch.errors import UsageError
 from igcsearch.nn.graph import GraphNetwork
@@ -40,9 +39,9 @@ def setting(tmp_path, images):
     network = GraphNetwork(GRAPH)
     initialise(network, 0)
     given = Source("it", GRAPH, dict(network.state_dict()))
-    layers, budget = chosen_layers(GRAPH), Budget(macs=GRAPH.macs * 6 // 10)
+    budget = Budget(macs=GRAPH.macs * 6 // 10)
     said = []
-    made = Setting(given, images, budget, layers, tmp_path / "partial", FineTuning(0, {}), 3, say=said.append)
+    made = Setting(given, images, budget, tmp_path / "partial", FineTuning(0, {}), 3, say=said.append)
     return made, said
 
 
