@@ -85,7 +85,7 @@ def compress(
     os.environ.update(thread_settings(threads or available_cores()))  # before torch
     from ..compress.criterion import CRITERIA
 
-    criterion = criterion or {"sparsify": "l1"}.get(method, "l2")
+    criterion = criterion or {"sparsify": "l1", "cci": "l1"}.get(method, "l2")
     choices = (
         ("method", method, METHODS),
         ("criterion", criterion, CRITERIA),
@@ -169,6 +169,7 @@ def compress(
     if method != "cci":
         _tell_layers(dense, setting.layers)
     outcome = automatic(setting, WAYS) if method == "auto" else WAYS[method](setting)
+    importance = outcome.more.get("auto", {}).get("importance", importance)
     _tell_outcome(outcome, most_gathers)
     origin = {
         **{"source": Path(source).name, "method": method, "criterion": criterion, "importance": importance},
@@ -245,7 +246,7 @@ def _print_record(record: dict[str, Any], folder: Path, page: Path) -> None:
         ]
         for row in record["layers"]
     ]
-    what = ">N:M" if record["method"] == "cci" else ">groups"
+    what = ">N:M" if any(row.get("sparsity") for row in record["layers"]) else ">groups"
     columns = ["layer", "channels", what, ">kept", ">MACs before", ">MACs", ">ms before", ">ms"]
     print_table(columns, rows, title=folder.name)
     for key, what in (("before", "dense"), ("pruned", "pruned"), ("finetuned", "fine-tuned")):

@@ -67,7 +67,7 @@ Criterion = Annotated[
     typer.Option(
         "--criterion",
         metavar="l1|l2|taylor",
-        help="What a kernel is worth: a norm, or by gradients on 1,024 images. Default: l2; l1 for sparsify.",
+        help="What a kernel is worth: a norm, or by gradients on 1,024 images. Default: l2; l1 for sparsify and cci.",
         rich_help_panel=_HOW,
     ),
 ]

@@ -15,7 +15,7 @@ from ..nn.network import module_of
 from ..spec import Architecture
 from ..training import ImageData
 from ..wording import percent
-from .methods import IMPORTANCES, Outcome, Setting
+from .methods import IMPORTANCES, Outcome, Setting, at_once
 from .tuning import CALIBRATION, calibration
 
 Method = Callable[[Setting], Outcome]
@@ -39,14 +39,15 @@ def ways(setting: Setting, methods: Sequence[str]) -> list[Way]:
 def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
     """Each method at once, without training; then all of the one whose network does best on calibration images.
 
-    Best is the least mean cross-entropy on training images that no method has seen; without images the largest kept share.
+    Best is the least mean cross-entropy of `judged`; without images the largest kept share.
 
     Args:
         methods: by name; those that can meet the budget at all.
 
     Raises:
-        UsageError: none of them meets it; what the last said.
+        UsageError: none of them meets it; what the last said. Or steps, which not every method has.
     """
+    at_once(setting, "auto")
     limits = setting.budget
     if "cci" in methods and not (limits.macs is None and limits.latency_ms is None):
         methods = {name: method for name, method in methods.items() if name != "cci"}
@@ -61,7 +62,7 @@ def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
             setting,
             importance=way.importance,
             epochs=0,
-            steps=1,
+            penalty=replace(setting.penalty, epochs=None),
             partial=setting.partial / f"auto-{way.method}-{way.importance}",
         )
         try:
@@ -89,13 +90,16 @@ def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
     why = f"{what} of {len(rows)} ways at once under the same budget"
     setting.say(f"auto: {best['way']}: {why}")
     outcome = methods[best["method"]](replace(setting, importance=best["importance"]))
-    told = {"chosen": best["way"], "why": why, "compared": rows}
+    told = {"chosen": best["way"], "importance": best["importance"], "why": why, "compared": rows}
     return replace(outcome, more={**outcome.more, "auto": told})
 
 
 @torch.inference_mode()
 def judged(architecture: Architecture, state: Mapping[str, Tensor], images: ImageData) -> tuple[float, float]:
-    """Mean cross-entropy and share right on training images behind those that methods calibrate with."""
+    """Mean cross-entropy and share right on training images behind those that methods calibrate with.
+
+    Of fewer than 2 CALIBRATION training images about the second half is taken, of which methods have seen some.
+    """
     network = module_of(architecture).eval()
     network.load_state_dict(dict(state))
     batches, seen = calibration(images, 2 * CALIBRATION), 0

@@ -76,7 +76,7 @@ class Setting:
         recalibrate: take the statistics of batch norms anew behind the pruning.
         clock: where latency is limited.
         limits: JSON data of the limits as they were asked for, by which work that is done already is known again: a share of the
-            latency, say, is another number each time it is measured.
+            latency, say, is another number each time it is measured. None: the budget itself.
         penalty, lines: of single methods.
         say: is given a line now and then.
     """
@@ -110,7 +110,7 @@ class Setting:
         images = None if self.images is None else self.images.fingerprint
         return [
             *(criterion, self.importance, self.recalibrate, self.layers, self.gathers, self.tuning.seed),
-            *(self.limits, images),
+            *(self.budget.to_dict() if self.limits is None else self.limits, images),
         ]
 
     def normed(self, found: Permuted) -> Permuted:
@@ -188,7 +188,7 @@ def sparsification(setting: Setting) -> Outcome:
     Raises:
         UsageError: a budget that no levels meet, a threshold outside (0, 1), more epochs with the penalty than there are, or steps.
     """
-    _at_once(setting, "sparsify")
+    at_once(setting, "sparsify")
     criterion, epochs = setting.criterion, setting.penalty.epochs
     if epochs is None:
         epochs = round(PENALTY_SHARE * setting.epochs)
@@ -230,8 +230,8 @@ def cross_channel(setting: Setting) -> Outcome:
     Raises:
         UsageError: N, M or a budget that cannot be, or steps, gathers or a limit on latency.
     """
-    _at_once(setting, "cci")
-    if setting.gathers:
+    at_once(setting, "cci")
+    if setting.gathers != 0:
         raise UsageError("cci moves channels without gathers; leave --gathers out")
     found = cci(
         *(setting.given, setting.images),
@@ -251,9 +251,10 @@ def cross_channel(setting: Setting) -> Outcome:
     return Outcome(found.pruned, trained=trained, more={"lines": asdict(setting.lines), "notes": [*found.made.notes]})
 
 
-def _at_once(setting: Setting, method: str) -> None:
+def at_once(setting: Setting, method: str) -> None:
+    """Raise UsageError for steps: the method has none."""
     if setting.steps > 1:
-        raise UsageError(f"{method} has a schedule of its own; leave --steps out, or take --method permute")
+        raise UsageError(f"{method} is not done in steps; leave --steps out, or take --method permute")
 
 
 #: By the name that the command line has for it.

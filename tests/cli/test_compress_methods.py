@@ -43,6 +43,7 @@ def test_cci(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     assert found["max_rel_diff_masked_vs_converted"] < 1e-5
     assert [row["epoch"] for row in found["curve"]] == [1, 2, 3]
     assert {row["sparsity"] for row in found["layers"]} == {"2:4"}
+    assert found["criterion"] == "l1"
     network, images = package.load(tmp_path / "out"), load_data(DataSpec("digits"))
     assert sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) == found["bytes"]
     right = evaluate(network.eval(), images, device="cpu", mean=images.mean, std=images.std)[0]
@@ -72,6 +73,7 @@ def test_auto_says_why(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     ways = {row["way"]: row["loss"] for row in found["auto"]["compared"]}
     assert set(ways) == {f"{method}, {how}" for method in ("permute", "sparsify") for how in ("lost", "sensitivity")}
     assert ways[found["auto"]["chosen"]] == min(ways.values())
+    assert found["auto"]["chosen"].endswith(f", {found['importance']}")
     assert "least loss" in (tmp_path / "out" / "index.html").read_text()
     assert "cci is not compared" in done.err
 
@@ -87,6 +89,7 @@ def test_auto_says_why(source: Path, tmp_path: Path, igcsearch: Run) -> None:
         (("--method", "cci", "--max-macs", "0.1%"), "smallest"),
         (("--method", "cci", "--n", "2", "--steps", "2"), "leave --steps out"),
         (("--method", "cci", "--n", "2", "--gathers", "1"), "leave --gathers out"),
+        (("--method", "auto", "--max-macs", "50%", "--steps", "2"), "leave --steps out"),
         (("--n", "2", "--max-macs", "50%"), "--n is of --method cci, which is permute"),
         (("--penalty-epochs", "1", "--max-macs", "50%"), "--penalty-epochs is of --method sparsify"),
         (("--method", "sparsify", "--max-macs", "50%", "--threshold", "1"), "threshold 1"),

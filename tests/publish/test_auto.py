@@ -9,7 +9,7 @@ from igcsearch.errors import UsageError
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.nn.network import initialise
 from igcsearch.publish.auto import automatic, judged
-from igcsearch.publish.methods import Setting, permutation
+from igcsearch.publish.methods import Penalty, Setting, cross_channel, permutation
 from igcsearch.publish.tuning import FineTuning
 from igcsearch.spec import Budget
 from igcsearch.spec.graph import INPUT, GraphArchitecture, Node
@@ -39,8 +39,7 @@ def setting(tmp_path, images):
     network = GraphNetwork(GRAPH)
     initialise(network, 0)
     given = Source("it", GRAPH, dict(network.state_dict()))
-    budget = Budget(macs=GRAPH.macs * 6 // 10)
-    said = []
+    budget, said = Budget(macs=GRAPH.macs * 6 // 10), []
     made = Setting(given, images, budget, tmp_path / "partial", FineTuning(0, {}), 3, say=said.append)
     return made, said
 
@@ -83,3 +82,36 @@ def test_a_method_that_cannot_is_passed_over_and_said(setting):
     assert "never, lost: no way to it" in said
     with pytest.raises(UsageError, match="no way to it"):
         automatic(made, {"never": never})
+
+
+def test_steps_are_refused_before_anything_is_compared(setting):
+    made, said = setting
+    with pytest.raises(UsageError, match="auto is not done in steps"):
+        automatic(replace(made, steps=2), {"permute": permutation})
+    assert said == []
+
+
+def test_epochs_with_the_penalty_are_for_the_chosen_method_alone(setting):
+    made, _ = setting
+    seen = []
+
+    def watched(setting):
+        seen.append((setting.epochs, setting.penalty.epochs))
+        return permutation(setting)
+
+    automatic(replace(made, images=None, epochs=3, penalty=Penalty(epochs=2)), {"watched": watched})
+    assert seen == [(0, None), (3, 2)]
+
+
+def test_cci_refuses_all_gathers_too(setting):
+    made, _ = setting
+    with pytest.raises(UsageError, match="leave --gathers out"):
+        cross_channel(replace(made, gathers=None))
+
+
+def test_another_budget_is_another_setting(setting):
+    made, _ = setting
+    first = permutation(replace(made, images=None, epochs=0)).found
+    tight = Budget(macs=made.budget.macs // 2)
+    assert permutation(replace(made, images=None, epochs=0, budget=tight)).found.architecture.macs <= tight.macs
+    assert first.architecture.macs > tight.macs
