@@ -15,8 +15,8 @@ from ..nn.network import module_of
 from ..spec import Architecture
 from ..training import ImageData
 from ..wording import percent
-from .methods import IMPORTANCES, Outcome, Setting, at_once
-from .tuning import CALIBRATION, calibration
+from .methods import Outcome, Setting, at_once
+from .tuning import CALIBRATION, IMPORTANCES, calibration
 
 Method = Callable[[Setting], Outcome]
 
@@ -48,13 +48,17 @@ def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
         UsageError: none of them meets it; what the last said. Or steps, which not every method has.
     """
     at_once(setting, "auto")
-    limits = setting.budget
-    if "cci" in methods and not (limits.macs is None and limits.latency_ms is None):
-        methods = {name: method for name, method in methods.items() if name != "cci"}
-        setting.say(
-            "auto: cci is not compared: its multiply-adds with zeros are still counted by everyone else, so it meets limits on "
-            "parameters alone; --method cci counts those with weights that stay"
+    limits, why_not = setting.budget, None
+    if not (limits.macs is None and limits.latency_ms is None):
+        why_not = (
+            "its multiply-adds with zeros are still counted by everyone else, so it meets limits on parameters alone; --method "
+            "cci counts those with weights that stay"
         )
+    elif setting.images is None:
+        why_not = "without images what methods keep is compared, and it keeps single weights, the others whole kernels"
+    if "cci" in methods and why_not is not None:
+        methods = {name: method for name, method in methods.items() if name != "cci"}
+        setting.say(f"auto: cci is not compared: {why_not}")
     rows: list[dict[str, Any]] = []
     failed: UsageError | None = None
     for way in ways(setting, [*methods]):

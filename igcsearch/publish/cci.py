@@ -31,9 +31,7 @@ from ..training import ImageData, TrainResult
 from ..training.callback import Callback
 from ..training.checkpoint import state_digest
 from ..wording import percent, plural
-from .tuning import SENSITIVITY, FineTuning, calibration, fine_tune, recalibrated
-
-IMPORTANCES = ("lost", "sensitivity")
+from .tuning import IMPORTANCES, SENSITIVITY, FineTuning, calibration, fine_tune, recalibrated
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def finish(
         **origin,
         "configuration": found.configuration,
         **record,
+        **outcome.more,
         "groups": {row["layer"]: row["groups"] for row in found.layers},
     }
     if images is not None and recipe is not None:

@@ -27,7 +27,6 @@ from .pruned import falling, pruned
 from .sparsified import sparsify
 from .tuning import SENSITIVITY, FineTuning, calibration, recalibrated
 
-IMPORTANCES = ("lost", "sensitivity")
 PENALTY_SHARE = 0.4  # of the epochs, by default, in which structured sparsification trains with its penalty
 
 

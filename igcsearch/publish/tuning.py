@@ -23,6 +23,7 @@ from ..training.recipe import FINE_TUNING_LR
 from ..wording import clock, percent
 
 CALIBRATION = 1024  # training images for gradients, and for the statistics of batch norms
+IMPORTANCES = ("lost", "sensitivity")  # what is minimised: the lost share, or the measured rise of the loss
 SENSITIVITY = 256  # training images for losses, of which there are many
 
 

@@ -31,6 +31,8 @@ def test_sparsify(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     assert found["sparsified"]["epochs"] == 1
     assert found["sparsified"]["periods"]
     assert package.load(tmp_path / "out").architecture.macs == found["macs"]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["provenance"]["sparsified"]["epochs"] == 1
 
 
 def test_cci(source: Path, tmp_path: Path, igcsearch: Run) -> None:

@@ -19,7 +19,7 @@ from igcsearch.errors import UsageError
 from igcsearch.nn.fused import fused_available
 from igcsearch.nn.fused.library import kernels
 from igcsearch.nn.fused.sparse import SparseRun
-from igcsearch.nn.fused.sparse_storage import store
+from igcsearch.nn.fused.sparse_layout import store
 from igcsearch.nn.workspace import Workspace
 
 LIBRARY = kernels()

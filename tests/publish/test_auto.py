@@ -115,3 +115,11 @@ def test_another_budget_is_another_setting(setting):
     tight = Budget(macs=made.budget.macs // 2)
     assert permutation(replace(made, images=None, epochs=0, budget=tight)).found.architecture.macs <= tight.macs
     assert first.architecture.macs > tight.macs
+
+
+def test_without_images_single_weights_are_not_held_against_kernels(setting):
+    made, said = setting
+    made = replace(made, images=None, epochs=0, budget=Budget(params=GRAPH.params * 6 // 10))
+    outcome = automatic(made, {"permute": permutation, "cci": cross_channel})
+    assert [row["way"] for row in outcome.more["auto"]["compared"]] == ["permute, lost"]
+    assert any(line.startswith("auto: cci is not compared: without images") for line in said)

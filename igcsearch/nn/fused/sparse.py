@@ -1,6 +1,6 @@
 """`sparse`: a sparse convolution at inference from its kept weights alone, and `SparseRun`, the same as a module. Floor 3.
 
-What is held of a weight is 5 bytes for each that is kept (sparse_storage.py), for every size of image; a dense weight is never
+What is held of a weight is 5 bytes for each that is kept (sparse_layout.py), for every size of image; a dense weight is never
 made where the kernel runs (sparse.h). Elsewhere (other dtypes and devices, no compiler) stock operators give the same.
 
 Shape legend: N batch, C channels, H W map; a weight is (C_out, C_in / G, kh, kw), as `nn.Conv2d` has it.
@@ -23,7 +23,7 @@ from ..workspace import Workspace
 from .folded import ACTIVATIONS, NUMBERED, watched
 from .library import kernels
 from .shared import format_of, note_stock, product_macs
-from .sparse_storage import STORED, dense, store
+from .sparse_layout import STORED, dense, store
 
 _MOST_KNOWN = 64  # shapes of an input that `SparseRun` remembers
 
