@@ -38,10 +38,25 @@ def test_json_round_trip(recipe: Recipe) -> None:
     text = json.dumps(recipe.to_dict())
     assert Recipe.from_dict(json.loads(text)) == recipe
     later = {"accumulate", "shuffle_way", "soft_share", "shuffle_lr", "shuffle_temperature", "shuffle_penalty"}
-    later |= {"groups_lr", "groups_temperature", "groups_penalty", "max_params", "max_macs"}
+    later |= {"schedule", "groups_lr", "groups_temperature", "groups_penalty", "max_params", "max_macs"}
     default = {field.name for field in dataclasses.fields(Recipe) if getattr(recipe, field.name) == field.default}
     entries = {field.name for field in dataclasses.fields(Recipe)}
     assert set(json.loads(text)) == entries - (later & default)
+
+
+@given(recipe=_RECIPES, schedule=st.sampled_from(["cosine", "constant"]))
+def test_a_schedule_is_written_where_it_is_not_the_default(recipe: Recipe, schedule: str) -> None:
+    given = dataclasses.replace(recipe, schedule=schedule)
+    data = json.loads(json.dumps(given.to_dict()))
+    assert Recipe.from_dict(data) == given
+    assert data.get("schedule", "cosine") == schedule
+
+
+def test_a_constant_learning_rate_stays_at_its_top() -> None:
+    recipe = Recipe(epochs=4, lr=0.2, warmup_epochs=1, schedule="constant")
+    rates = [recipe.lr_at(step, 5) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.04, 0.08, 0.12, 0.16, 0.2])
+    assert set(rates[5:]) == {0.2}
 
 
 @given(recipe=_RECIPES, steps=st.integers(1, 50))
