@@ -152,7 +152,6 @@ class _Search:
         self.stored = channels.same()
         self.rows = {layer.name: _Side(layer, layer.name, 0, channels.of[layer.name]) for layer in layers}
         self.columns = {layer.name: _Side(layer, layer.source, 1, channels.of[layer.source]) for layer in layers}
-        self.scale = max((float(layer.criterion.mean()) * layer.weight for layer in layers), default=1.0)
         shared = [*self.rows.values(), *(side for side in self.columns.values() if not side.layer.gather)]
         self.blocks = []
         for block in channels.blocks:
