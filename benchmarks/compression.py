@@ -48,7 +48,7 @@ from igcsearch.machine import keep_freed_memory, thread_settings
 from igcsearch.nn import measure
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.publish.facts import entry_metrics, mean_and_std
-from igcsearch.publish.methods import METHODS, Outcome, Setting
+from igcsearch.publish.methods import METHODS, Compression, Outcome
 from igcsearch.publish.tuning import FineTuning, accuracy, calibration, fine_tune, recalibrated
 from igcsearch.spec import Budget
 from igcsearch.training import DataSpec, ImageData
@@ -67,7 +67,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "permute": ("permute", {}),
     "sensitivity": ("permute", {"importance": "sensitivity"}),
     "gathers": ("permute", {"importance": "sensitivity", "gathers": None}),
-    "sparsify": ("sparsify", {"criterion": "l1"}),
+    "sparsify": ("sparsify", {}),
     "cci": ("cci", {}),
 }
 NAMES = (*OURS, "channels", "inner")
@@ -136,12 +136,12 @@ def compressed(work: Work, method: str, share: float, seed: int, partly: Path) -
         found, ratio = pruned(whole, most, inner=name == "inner")
         state = recalibrated(found.graph, found.state, calibration(images))
         made = Permuted(found.graph, state, 1.0, 0, 0.0, [], name, [])
-        return Outcome(made, work.epochs, more={"channels_pruned": ratio})
+        return Outcome(made, "l2", work.epochs, more={"channels_pruned": ratio})
     if work.match:
         most = pruned(whole, most)[0].graph.macs
     way, options = OURS[name]
     return METHODS[way](
-        Setting(source, images, Budget(macs=most), partly, work.tuning(seed, method), work.epochs, **options)
+        Compression(source, images, Budget(macs=most), partly, work.tuning(seed, method), work.epochs, **options)
     )
 
 

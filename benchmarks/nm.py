@@ -6,7 +6,7 @@
 
 kept: the share of the summed magnitude that each scheme keeps of 512 x 512 random matrices, densities 1/2 to 1/16.
 Group convolutions without permutation; the last column is 2:M behind the search for an order of the columns.
-train: a small network of 3x3 convolutions, 32 to 128 channels wide, trained dense once a seed; then at density 1/2 and 1/4
+train: a small network (small.py), trained dense once a seed; then at density 1/2 and 1/4
 compressed and trained as long again: as it is ("longer"), unstructured (largest magnitudes of each layer, one mask), N:M (2:4, 1:4)
 in each way of training, group convolutions (2, 4 groups) with learned orders of channels. First convolution and classifier stay.
 """
@@ -47,6 +47,7 @@ from igcsearch.training.callback import Callback
 
 from . import trainings
 from .facts import check_output, save
+from .small import small_network
 from .trainings import data_of
 
 DENSITIES = (2, 4, 8, 16)  # one in so many stays
@@ -92,16 +93,6 @@ def kept_rows(orders: bool = True) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------- accuracy
-def small_network(in_channels: int, classes: int) -> nn.Module:
-    """3x3 convolutions with batch norm: 32, 64, 64, 128, 128 channels, every other one halving the map; 0.28 million parameters."""
-    layers: list[nn.Module] = []
-    for number, width in enumerate((32, 64, 64, 128, 128)):
-        stride = 2 if number % 2 == 0 else 1
-        layers += [nn.Conv2d(in_channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        in_channels = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, classes))
-
-
 class OneMask(Callback):
     """Unstructured: of each layer the largest magnitudes stay, one in `density`; the rest is 0 from the start."""
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from ..training import ImageData
     from ..training.distillation import Distillation
 
-METHODS = ("permute", "sparsify", "cci", "auto")
-IMPORTANCES = ("lost", "sensitivity")
-
 
 def compress(
     source: opt.Source,
@@ -84,16 +81,18 @@ def compress(
     """
     os.environ.update(thread_settings(threads or available_cores()))  # before torch
     from ..compress.criterion import CRITERIA
+    from ..publish.methods import METHODS, Compression, Lines, Penalty
+    from ..publish.tuning import IMPORTANCES, FineTuning
 
-    criterion = criterion or {"sparsify": "l1", "cci": "l1"}.get(method, "l2")
     choices = (
-        ("method", method, METHODS),
-        ("criterion", criterion, CRITERIA),
+        ("method", method, (*METHODS, "auto")),
+        ("criterion", criterion, (*CRITERIA, None)),
         ("importance", importance, IMPORTANCES),
     )
     for what, value, known in choices:
         if value not in known:
-            raise UsageError(f"unknown {what} {value!r}{near(value, known)}; known: {', '.join(known)}")
+            names = [name for name in known if name]
+            raise UsageError(f"unknown {what} {value!r}{near(str(value), names)}; known: {', '.join(names)}")
     if max_macs is None and max_params is None and max_latency is None and (method != "cci" or n is None):
         raise UsageError("no budget: give --max-macs, --max-params, --max-latency or several, as 50% or a number")
     most_gathers = gather_count(gathers)
@@ -117,9 +116,6 @@ def compress(
     from ..entries import check_target
     from ..publish.auto import automatic
     from ..publish.compressed import finish, partial_folder
-    from ..publish.methods import METHODS as WAYS
-    from ..publish.methods import Lines, Penalty, Setting
-    from ..publish.tuning import FineTuning
     from ..report import write_compression_page
     from ..spec import Budget
     from ..training.device import resolve_device
@@ -151,7 +147,7 @@ def compress(
     )
     entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
     tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads, taught)
-    setting = Setting(
+    asked = Compression(
         *(dense, images, budget, partial_folder(folder), tuning, epochs),
         only=only or (),
         skip=skip or (),
@@ -167,12 +163,12 @@ def compress(
         say=say,
     )
     if method != "cci":
-        _tell_layers(dense, setting.layers)
-    outcome = automatic(setting, WAYS) if method == "auto" else WAYS[method](setting)
+        _tell_layers(dense, asked.layers)
+    outcome = automatic(asked, METHODS) if method == "auto" else METHODS[method](asked)
     importance = outcome.more.get("auto", {}).get("importance", importance)
     _tell_outcome(outcome, most_gathers)
     origin = {
-        **{"source": Path(source).name, "method": method, "criterion": criterion, "importance": importance},
+        **{"source": Path(source).name, "method": method, "importance": importance},
         **{"budget": budget.to_dict(), "command_line": command_line()},
     }
     if taught is not None:
@@ -196,10 +192,10 @@ def _check_methods(method: str, of_penalty: dict[str, Any], of_lines: dict[str, 
 
     for name, of in (("sparsify", of_penalty), ("cci", of_lines)):
         if (given := _given(of)) and method != name:
-            flags = {"epochs": "--penalty-epochs"}
+            first = next(iter(given))
+            flag = "--penalty-epochs" if first == "epochs" else f"--{first}"
             raise UsageError(
-                f"{flags.get(next(iter(given)), '--' + next(iter(given)))} is of --method {name}, which is {method}; leave it out, "
-                f"or take --method {name}"
+                f"{flag} is of --method {name}, and the method is {method}; leave it out, or take --method {name}"
             )
     if of_penalty["threshold"] is not None:
         check_threshold(of_penalty["threshold"])

@@ -50,14 +50,12 @@ def sparsities(
         Sparsity(n, m, axis)
         if n == m:
             raise UsageError(f"{n}:{m} keeps every weight: take an N below {m}")
+    if budget is not None and budget.latency_ms is not None:
+        raise _no_latency()
     if budget is None or (budget.params is None and budget.macs is None):
         if n is None:
             raise UsageError("give N, as in 2:4, or a budget on nonzero MACs or parameters, from which N is chosen")
-        if budget is not None:
-            raise _no_latency()
         return {name: Sparsity(n, m, axis) for name in scores}
-    if budget.latency_ms is not None:
-        raise _no_latency()
     found = line_tables(graph, scores, m, axis)
     if n is not None:
         _check_uniform(graph, found, n, m, budget)

@@ -15,10 +15,10 @@ from ..nn.network import module_of
 from ..spec import Architecture
 from ..training import ImageData
 from ..wording import percent
-from .methods import Outcome, Setting, at_once
+from .methods import Compression, Outcome, at_once
 from .tuning import CALIBRATION, IMPORTANCES, calibration
 
-Method = Callable[[Setting], Outcome]
+Method = Callable[[Compression], Outcome]
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Way:
     importance: str
 
 
-def ways(setting: Setting, methods: Sequence[str]) -> list[Way]:
+def ways(asked: Compression, methods: Sequence[str]) -> list[Way]:
     """What is compared: with images each method by both importances, else by the lost share alone."""
-    importances = IMPORTANCES if setting.images is not None else IMPORTANCES[:1]
+    importances = IMPORTANCES if asked.images is not None else IMPORTANCES[:1]
     return [Way(f"{method}, {importance}", method, importance) for method in methods for importance in importances]
 
 
-def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
+def automatic(asked: Compression, methods: Mapping[str, Method]) -> Outcome:
     """Each method at once, without training; then all of the one whose network does best on calibration images.
 
     Best is the least mean cross-entropy of `judged`; without images the largest kept share.
@@ -47,33 +47,32 @@ def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
     Raises:
         UsageError: none of them meets it; what the last said. Or steps, which not every method has.
     """
-    at_once(setting, "auto")
-    limits, why_not = setting.budget, None
+    at_once(asked, "auto")
+    limits, why_not = asked.budget, None
     if not (limits.macs is None and limits.latency_ms is None):
         why_not = (
             "its multiply-adds with zeros are still counted by everyone else, so it meets limits on parameters alone; --method "
             "cci counts those with weights that stay"
         )
-    elif setting.images is None:
+    elif asked.images is None:
         why_not = "without images what methods keep is compared, and it keeps single weights, the others whole kernels"
     if "cci" in methods and why_not is not None:
         methods = {name: method for name, method in methods.items() if name != "cci"}
-        setting.say(f"auto: cci is not compared: {why_not}")
+        asked.say(f"auto: cci is not compared: {why_not}")
     rows: list[dict[str, Any]] = []
     failed: UsageError | None = None
-    for way in ways(setting, [*methods]):
+    for way in ways(asked, [*methods]):
         trial = replace(
-            setting,
+            asked,
             importance=way.importance,
             epochs=0,
-            penalty=replace(setting.penalty, epochs=None),
-            partial=setting.partial / f"auto-{way.method}-{way.importance}",
+            penalty=replace(asked.penalty, epochs=None),
         )
         try:
             found = methods[way.method](trial).found
         except UsageError as error:
             failed = error
-            setting.say(f"{way.name}: {error}")
+            asked.say(f"{way.name}: {error}")
             continue
         row = {
             "way": way.name,
@@ -82,18 +81,18 @@ def automatic(setting: Setting, methods: Mapping[str, Method]) -> Outcome:
             "kept": found.kept,
         }
         said = f"{percent(found.kept)} kept"
-        if setting.images is not None:
-            row["loss"], row["accuracy"] = judged(found.architecture, found.state, setting.images)
+        if asked.images is not None:
+            row["loss"], row["accuracy"] = judged(found.architecture, found.state, asked.images)
             said += f", loss {row['loss']:.4f}, {percent(row['accuracy'])} right on calibration images"
-        setting.say(f"{way.name}: {row['macs']:,} MACs, {said}")
+        asked.say(f"{way.name}: {row['macs']:,} MACs, {said}")
         rows.append({**row, "index": len(rows), "method": way.method, "importance": way.importance})
     if not rows:
         raise failed or UsageError("no method can be compared")
     best = min(rows, key=lambda row: row["loss"]) if "loss" in rows[0] else max(rows, key=lambda row: row["kept"])
     what = f"least loss, {best['loss']:.4f}," if "loss" in best else f"most kept, {percent(best['kept'])},"
     why = f"{what} of {len(rows)} ways at once under the same budget"
-    setting.say(f"auto: {best['way']}: {why}")
-    outcome = methods[best["method"]](replace(setting, importance=best["importance"]))
+    asked.say(f"auto: {best['way']}: {why}")
+    outcome = methods[best["method"]](replace(asked, importance=best["importance"]))
     told = {"chosen": best["way"], "importance": best["importance"], "why": why, "compared": rows}
     return replace(outcome, more={**outcome.more, "auto": told})
 

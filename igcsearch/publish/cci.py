@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..compress.cci import Sparsified, masks_of, sparsified
@@ -23,14 +19,13 @@ from ..compress.sparse_masks import SCORES, chosen_lines
 from ..compress.sparse_orders import settled_lines, sparse_layers
 from ..compress.sparse_training import DECAY, SparseTraining
 from ..errors import UsageError, near
-from ..files import atomic_write
 from ..spec import Budget
-from ..spec.serialise import canonical
 from ..spec.sparsity import Sparsity
 from ..training import ImageData, TrainResult
 from ..training.callback import Callback
 from ..training.checkpoint import state_digest
 from ..wording import percent, plural
+from .kept import Kept
 from .tuning import IMPORTANCES, SENSITIVITY, FineTuning, calibration, fine_tune, recalibrated
 
 
@@ -124,12 +119,10 @@ def cci(
     of_images = None if images is None else images.fingerprint
     limits = None if budget is None else budget.to_dict()
     how = [names, n, m, axis, limits, selection, importance, orders, tuning.seed, of_images]
-    key = canonical([graph.hash, state_digest(given.state), how])
-    path = partial_folder / "cci.safetensors"
-    if (found := _read(path, key)) is None:
+    kept = Kept(partial_folder, "cci", [graph.hash, state_digest(given.state), how])
+    if (found := _read(kept)) is None:
         found = _prepared(given, images, names, lines, m, n, axis, budget, selection, importance, orders, tuning, say)
-        if epochs:
-            _write(path, key, found)
+        _write(kept, found)
     scores, chosen = found.scores(), found.sparsities
     masks = masks_of(graph, scores, chosen)
     configuration = "exact" if n is None else "uniform"
@@ -189,36 +182,21 @@ def _prepared(
     return replace(found, state=permuted(graph, state, channels, stored), slopes=slopes)
 
 
-def _write(path: Path, key: str, found: _Prepared) -> None:
-    tensors = {f"state.{name}": tensor.contiguous() for name, tensor in found.state.items()}
-    tensors |= {f"slope.{name}": tensor.contiguous() for name, tensor in (found.slopes or {}).items()}
+def _write(kept: Kept, found: _Prepared) -> None:
+    tensors = {f"state.{name}": tensor for name, tensor in found.state.items()}
+    tensors |= {f"slope.{name}": tensor for name, tensor in (found.slopes or {}).items()}
     chosen = {name: [each.n, each.m, each.axis] for name, each in found.sparsities.items()}
-    data = {"key": _digest(key), "facts": json.dumps([found.names, chosen, found.notes])}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, save(tensors, data))
-    except OSError as error:
-        raise UsageError(f"{path.parent} cannot be written: {error.strerror}; choose another --out") from None
+    kept.write(tensors, [found.names, chosen, found.notes])
 
 
-def _read(path: Path, key: str) -> _Prepared | None:
-    """What was kept of the same call; None where there is nothing, or something of another call."""
-    try:
-        with safe_open(path, "pt") as held:
-            data = held.metadata() or {}
-            if data.get("key") != _digest(key):
-                return None
-            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError):
+def _read(kept: Kept) -> _Prepared | None:
+    """What was kept of the same call; None where there is nothing."""
+    if (read := kept.read()) is None:
         return None
-    names, chosen, notes = json.loads(data["facts"])
+    tensors, (names, chosen, notes) = read
     parts = {
         what: {name.removeprefix(what): tensor for name, tensor in tensors.items() if name.startswith(what)}
         for what in ("state.", "slope.")
     }
     chosen = {name: Sparsity(*numbers) for name, numbers in chosen.items()}
     return _Prepared(parts["state."], parts["slope."] or None, names, chosen, tuple(notes))
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -41,7 +41,7 @@ def finish(
         images: normalised as the network wants them; None: nothing is measured but cost and time.
         folder: of the entry; the checkpoint is beside it, in FOLDER.partial (`partial_folder`).
         outcome: what a method gave, and the epochs that are left.
-        origin: source, method, criterion, budget, command_line: for the record.
+        origin: source, method, budget, command_line: for the record.
         say: is given a line for each epoch.
 
     Returns:
@@ -70,7 +70,9 @@ def finish(
     if images is not None and result is not None:
         curve = result.curve
         tuned = accuracy(found.architecture, state, images, tuning)
-        run |= {"validation_accuracy": result.validation_accuracy, "seconds": result.seconds}
+        run["validation_accuracy"] = result.validation_accuracy
+    run["seconds"] = outcome.trained_before[1] + (0.0 if result is None else result.seconds)
+    all_epochs = outcome.trained_before[0] + len(curve)
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     clock = Clock(given.graph, given.state)
     layers, latency = _timed(clock, found, state)
@@ -98,6 +100,7 @@ def finish(
     provenance = {
         "command": "compress",
         **origin,
+        "criterion": outcome.criterion,
         "configuration": found.configuration,
         **record,
         **outcome.more,
@@ -106,8 +109,9 @@ def finish(
     if images is not None and recipe is not None:
         run["test_accuracy"] = pruned if tuned is None else tuned
         metrics = entry_metrics(found.architecture, images, recipe, [run], provenance=provenance, cost=cost)
+        metrics["epochs"] = all_epochs
         if result is None:
-            metrics |= {"recipe": {}, "epochs": 0}
+            metrics["recipe"] = {}
     else:
         metrics = {"family": found.architecture.family, "input_size": input_size}
         metrics |= {"mean": given.mean, "std": given.std, **cost, "provenance": provenance}
@@ -115,9 +119,10 @@ def finish(
         "name": folder.absolute().name,
         **record,
         **origin,
+        "criterion": outcome.criterion,
         "configuration": found.configuration,
         "data": None if images is None else images.name,
-        "epochs": len(curve),
+        "epochs": all_epochs,
         "seed": tuning.seed,
         "input_size": input_size,
         "latency": cost["latency"],

@@ -22,6 +22,7 @@ from ..errors import UsageError
 from ..spec import Budget
 from ..spec.graph import GraphArchitecture
 from ..training import ImageData, TrainResult
+from ..wording import plural
 from .cci import cci
 from .pruned import falling, pruned
 from .sparsified import sparsify
@@ -57,18 +58,18 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Compression:
     """A compression that is asked for.
 
     Args:
         given: the dense network.
         images: normalised as it wants them; None: nothing can be measured or trained.
         budget: of the result.
-        partial: folder that keeps what is done; the same setting goes on from there.
+        partial: folder that keeps what is done; the same compression goes on from there.
         tuning: how it is trained.
         epochs: in all.
         only, skip: patterns of the layers that may be changed.
-        criterion: what a kernel is worth (compress/criterion.py).
+        criterion: what a kernel is worth (compress/criterion.py); None: l2, or l1 where the method goes by magnitudes.
         importance: what group counts are chosen by: the share of the criterion that is lost, or the measured rise of the loss.
         gathers: so many layers may have an order of their own for their input; None: all that gain.
         steps: the budget falls in so many, fine-tuned after each.
@@ -88,7 +89,7 @@ class Setting:
     epochs: int
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
-    criterion: str = "l2"
+    criterion: str | None = None
     importance: str = "lost"
     gathers: int | None = 0
     steps: int = 1
@@ -136,128 +137,151 @@ class Outcome:
 
     Args:
         found: the network as it is deployed, not trained since it was cut last.
+        criterion: that it went by; where single weights are chosen "magnitude" or "taylor".
         epochs: that are left for fine-tuning.
         trained: where the method has trained what it found: that network, and its training.
-        steps: for the record, what was trained before.
+        trained_before: epochs and seconds of what was trained before.
+        steps: for the record, what was done before.
         more: for the record, what this method alone has to tell.
     """
 
     found: Permuted | Sparsified
+    criterion: str
     epochs: int = 0
     trained: tuple[Permuted | Sparsified, TrainResult] | None = None
+    trained_before: tuple[int, float] = (0, 0.0)
     steps: list[dict[str, Any]] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def permutation(setting: Setting) -> Outcome:
+def permutation(asked: Compression) -> Outcome:
     """Group counts and orders of channels by the dense weights, at once or in steps (`permute`).
 
     Raises:
         UsageError: a budget that no group counts meet.
     """
-    criterion = setting.criterion
+    criterion = asked.criterion or "l2"
 
     def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
-        images, taylor = setting.images, criterion == "taylor"
+        images, taylor = asked.images, criterion == "taylor"
         worth = criteria(graph, state, criterion, calibration(images) if images and taylor else ())
         found = permute(
-            *(graph, state, {name: worth[name] for name in setting.layers}, inside),
-            gathers=setting.gathers,
-            seed=setting.tuning.seed,
-            clock=setting.clock,
-            measure=partial(setting.measure, graph=graph, state=state) if setting.measures else None,
-            say=setting.say,
+            *(graph, state, {name: worth[name] for name in asked.layers}, inside),
+            gathers=asked.gathers,
+            seed=asked.tuning.seed,
+            clock=asked.clock,
+            measure=partial(asked.measure, graph=graph, state=state) if asked.measures else None,
+            say=asked.say,
         )
-        return setting.normed(found)
+        return asked.normed(found)
 
-    clock = setting.clock
-    budgets = falling(setting.given.graph, setting.budget, setting.steps, None if clock is None else clock.dense_ms)
-    before_last = [setting.epochs // setting.steps] * (setting.steps - 1)
+    clock = asked.clock
+    budgets = falling(asked.given.graph, asked.budget, asked.steps, None if clock is None else clock.dense_ms)
+    before_last = [asked.epochs // asked.steps] * (asked.steps - 1)
     found, done = pruned(
-        *(setting.given, prune, budgets, before_last, setting.images, setting.partial, setting.tuning),
-        how=setting.identity(criterion),
-        say=setting.say,
+        *(asked.given, prune, budgets, before_last, asked.images, asked.partial, asked.tuning),
+        how=asked.identity(criterion),
+        say=asked.say,
     )
-    return Outcome(found, setting.epochs - sum(before_last), steps=done)
+    before = sum(before_last), sum(step.get("seconds", 0.0) for step in done)
+    return Outcome(found, criterion, asked.epochs - before[0], trained_before=before, steps=done)
 
 
-def sparsification(setting: Setting) -> Outcome:
+def sparsification(asked: Compression) -> Outcome:
     """Trained with a penalty that empties the blocks between groups, then cut (`sparsify`).
 
     Raises:
         UsageError: a budget that no levels meet, a threshold outside (0, 1), more epochs with the penalty than there are, or steps.
     """
-    at_once(setting, "sparsify")
-    criterion, epochs = setting.criterion, setting.penalty.epochs
+    at_once(asked, "sparsify")
+    criterion, epochs = asked.criterion or "l1", asked.penalty.epochs
     if epochs is None:
-        epochs = round(PENALTY_SHARE * setting.epochs)
-    if epochs > setting.epochs:
+        epochs = round(PENALTY_SHARE * asked.epochs)
+        if asked.epochs and not epochs:
+            asked.say(
+                f"{plural(asked.epochs, 'epoch')} in all: none has the penalty, the network is cut as it is; raise --epochs"
+            )
+    if epochs > asked.epochs:
         raise UsageError(
-            f"{epochs} epochs with the penalty are more than the {setting.epochs} in all; raise --epochs, or lower --penalty-epochs"
+            f"{epochs} epochs with the penalty are more than the {asked.epochs} in all; raise --epochs, or lower --penalty-epochs"
         )
 
     def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
         found = sparsify(
-            *(graph, state, setting.images, inside, epochs, setting.tuning),
-            setting.partial / "sparsify-checkpoint.safetensors",
-            layers=setting.layers,
+            *(graph, state, asked.images, inside, epochs, asked.tuning),
+            asked.partial / "sparsify-checkpoint.safetensors",
+            layers=asked.layers,
             criterion=criterion,
-            threshold=setting.penalty.threshold,
-            delta=setting.penalty.delta,
-            gathers=setting.gathers,
-            seed=setting.tuning.seed,
-            clock=setting.clock,
-            measure=(lambda tables, state: setting.measure(tables, graph, state)) if setting.measures else None,
-            limits=setting.limits,
-            say=setting.say,
+            threshold=asked.penalty.threshold,
+            delta=asked.penalty.delta,
+            gathers=asked.gathers,
+            seed=asked.tuning.seed,
+            clock=asked.clock,
+            measure=(lambda tables, state: asked.measure(tables, graph, state)) if asked.measures else None,
+            limits=asked.limits,
+            say=asked.say,
         )
-        return setting.normed(found)
+        return asked.normed(found)
 
-    recipe = None if setting.images is None else setting.tuning.recipe(setting.images, epochs).to_dict()
-    how = [*setting.identity(criterion), asdict(setting.penalty), epochs, recipe, setting.tuning.taught]
+    recipe = None if asked.images is None else asked.tuning.recipe(asked.images, epochs).to_dict()
+    how = [*asked.identity(criterion), asdict(asked.penalty), epochs, recipe, asked.tuning.taught]
     found, done = pruned(
-        *(setting.given, prune, [setting.budget], [], setting.images, setting.partial, setting.tuning),
+        *(asked.given, prune, [asked.budget], [], asked.images, asked.partial, asked.tuning),
         how=how,
-        say=setting.say,
+        say=asked.say,
     )
-    return Outcome(found, setting.epochs - epochs, steps=done, more={"sparsified": found.sparsified})
+    record = found.sparsified or {}
+    before = epochs, float(record.get("seconds", 0.0))
+    more = {"sparsified": found.sparsified}
+    return Outcome(found, criterion, asked.epochs - epochs, trained_before=before, steps=done, more=more)
 
 
-def cross_channel(setting: Setting) -> Outcome:
+def cross_channel(asked: Compression) -> Outcome:
     """N of every M weights across channels (`cci`); the budget counts those that stay.
 
     Raises:
-        UsageError: N, M or a budget that cannot be, or steps, gathers or a limit on latency.
+        UsageError: N, M or a budget that cannot be, or steps, gathers, a limit on latency or a criterion of whole kernels; N where
+            sensitivity is to choose it.
     """
-    at_once(setting, "cci")
-    if setting.gathers != 0:
+    at_once(asked, "cci")
+    if asked.criterion not in (None, "l1", "taylor"):
+        raise UsageError(
+            f"criterion {asked.criterion} is of whole kernels, and cci chooses single weights: by l1 or taylor"
+        )
+    if asked.lines.n is not None and asked.importance != "lost":
+        raise UsageError(
+            f"importance {asked.importance} chooses N for each layer, and it is {asked.lines.n} for all; leave out --n or that"
+        )
+    selection = "taylor" if asked.criterion == "taylor" else "magnitude"
+    if asked.gathers != 0:
         raise UsageError("cci moves channels without gathers; leave --gathers out")
     found = cci(
-        *(setting.given, setting.images),
-        **asdict(setting.lines),
-        budget=setting.budget if setting.budget.to_dict() else None,
-        only=setting.only,
-        skip=setting.skip,
-        selection="taylor" if setting.criterion == "taylor" else "magnitude",
-        importance=setting.importance,
-        epochs=setting.epochs,
-        tuning=setting.tuning,
-        partial_folder=setting.partial,
-        recalibrate=setting.recalibrate,
-        say=setting.say,
+        *(asked.given, asked.images),
+        **asdict(asked.lines),
+        budget=asked.budget if asked.budget.to_dict() else None,
+        only=asked.only,
+        skip=asked.skip,
+        selection=selection,
+        importance=asked.importance,
+        epochs=asked.epochs,
+        tuning=asked.tuning,
+        partial_folder=asked.partial,
+        recalibrate=asked.recalibrate,
+        say=asked.say,
     )
     trained = None if found.training is None else (found.made, found.training)
-    return Outcome(found.pruned, trained=trained, more={"lines": asdict(setting.lines), "notes": [*found.made.notes]})
+    more = {"lines": asdict(asked.lines), "notes": [*found.made.notes]}
+    return Outcome(found.pruned, selection, trained=trained, more=more)
 
 
-def at_once(setting: Setting, method: str) -> None:
+def at_once(asked: Compression, method: str) -> None:
     """Raise UsageError for steps: the method has none."""
-    if setting.steps > 1:
+    if asked.steps > 1:
         raise UsageError(f"{method} is not done in steps; leave --steps out, or take --method permute")
 
 
 #: By the name that the command line has for it.
-METHODS: dict[str, Callable[[Setting], Outcome]] = {
+METHODS: dict[str, Callable[[Compression], Outcome]] = {
     "permute": permutation,
     "sparsify": sparsification,
     "cci": cross_channel,

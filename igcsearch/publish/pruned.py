@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..compress.convert import expanded
 from ..compress.permute import Permuted
 from ..compress.source import Source
-from ..errors import UsageError
-from ..files import atomic_write
 from ..spec import Architecture, Budget
 from ..spec.graph import GraphArchitecture
-from ..spec.serialise import canonical
 from ..training import ImageData
 from ..training.checkpoint import state_digest
+from .kept import Kept
 from .tuning import FineTuning, fine_tune
 
 #: Gives a dense network's layers groups, inside a budget.
@@ -80,11 +74,10 @@ def pruned(
         prune(given.graph, state, budgets[-1])  # one out of reach is an error before anything is trained
     for number, budget in enumerate(budgets, 1):
         identity = [given.graph.hash, state_digest(state), list(how), number, len(budgets)]
-        key = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
-        path = partial / f"step-{number}.safetensors"
-        if (kept := _read(path, key)) is None:
-            _write(path, key, kept := prune(given.graph, state, budget))
-        found = kept
+        kept = Kept(partial, f"step-{number}", identity)
+        if (read := _read(kept)) is None:
+            _write(kept, read := prune(given.graph, state, budget))
+        found = read
         cost = {"params": found.architecture.params, "macs": found.architecture.macs, "kept": found.kept}
         done.append({"budget": budget.to_dict(), **cost})
         if number == len(budgets):
@@ -94,32 +87,26 @@ def pruned(
         checkpoint = partial / f"step-{number}-checkpoint.safetensors"
         result = fine_tune(found.architecture, found.state, images, epochs[number - 1], tuning, checkpoint, say)
         done[-1] |= {"epochs": result.epochs, "validation_accuracy": result.validation_accuracy}
+        done[-1]["seconds"] = result.seconds
         state = expanded(given.graph, found.architecture, result.state_dict)
     return found, done
 
 
-def _write(path: Path, key: str, found: Permuted) -> None:
+def _write(kept: Kept, found: Permuted) -> None:
     facts = {
         field.name: getattr(found, field.name) for field in fields(found) if field.name not in ("architecture", "state")
     }
-    data = {"key": key, "architecture": json.dumps(found.architecture.to_dict()), "facts": json.dumps(facts)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, save({name: tensor.contiguous() for name, tensor in found.state.items()}, data))
-    except OSError as error:
-        raise UsageError(f"{path.parent} cannot be written: {error.strerror}; choose another --out") from None
+    kept.write(found.state, [found.architecture.to_dict(), facts])
 
 
-def _read(path: Path, key: str) -> Permuted | None:
-    """The kept result of the same step; None where there is none, or one of another network, budget or way."""
+def _read(kept: Kept) -> Permuted | None:
+    """The kept result of the same step; None where there is none, or one of another version."""
+    if (read := kept.read()) is None:
+        return None
+    state, said = read
     try:
-        with safe_open(path, "pt") as held:
-            data = held.metadata() or {}
-            if data.get("key") != key:
-                return None
-            state = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118 - no mapping
-        architecture = Architecture.from_dict(json.loads(data["architecture"]))
+        architecture = Architecture.from_dict(said[0])
         assert isinstance(architecture, GraphArchitecture)
-        return Permuted(architecture, state, **json.loads(data["facts"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # the last three: of another version
+        return Permuted(architecture, state, **said[1])
+    except (TypeError, ValueError, LookupError):
         return None

@@ -72,8 +72,8 @@ def sparsify(
         say: is given a line for each epoch.
 
     Returns:
-        The network, not fine-tuned. Its `sparsified` has of the training `Sparsify`'s record and the number of epochs, and of the
-        end the one threshold for all layers that meets the budget (null: none does), with the cost that it gives.
+        The network, not fine-tuned. Its `sparsified` has of the training `Sparsify`'s record, the number of epochs and its seconds,
+        and of the end the one threshold for all layers that meets the budget (null: none does), with the cost that it gives.
 
     Raises:
         UsageError: a budget that no levels meet (before anything is trained; says the smallest), a threshold outside (0, 1), a
@@ -94,7 +94,8 @@ def sparsify(
     if epochs:
         assert images is not None
         goal = _goal(graph, budget, clock)
-        _check_reach(graph, state, layers, budget, clock, say)
+        if not checkpoint.exists():
+            _check_reach(graph, state, layers, budget, clock, say)
         constant = {"schedule": "constant", "weight_decay": 0.0, "warmup_epochs": min(1.0, WARM_UP * epochs)}
         tuning = replace(tuning, entries={**tuning.entries, **constant})
         recipe = tuning.recipe(images, epochs)
@@ -111,7 +112,11 @@ def sparsify(
             say=say,
         )
         result = fine_tune(graph, dict(state), images, epochs, tuning, checkpoint, say, [callback])
-        state, begin, record = result.state_dict, callback.stored, {**record, **callback.record}
+        state, begin, record = (
+            result.state_dict,
+            callback.stored,
+            {**record, **callback.record, "seconds": result.seconds},
+        )
     tables, order = found_of(state, criterion, begin)
     cut = levels.bisected(graph, tables, budget)
     record["threshold"], record["at_threshold"] = (None, None) if cut is None else (cut[0], cut[1]._asdict())

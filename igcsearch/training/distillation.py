@@ -58,7 +58,14 @@ class Distillation(Callback):
 
     def identity(self) -> Any:
         """The teacher and how much it says."""
-        return [state_digest(self._state), [*self._mean], [*self._std], self.temperature, self.weight]
+        return [
+            self._architecture.hash,
+            state_digest(self._state),
+            [*self._mean],
+            [*self._std],
+            self.temperature,
+            self.weight,
+        ]
 
     @property
     def settings(self) -> dict[str, float]:

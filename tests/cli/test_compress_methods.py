@@ -27,7 +27,8 @@ def test_sparsify(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     found = json.loads(done.out)
     assert found["macs"] <= 0.6 * found["macs_before"]
     assert found["criterion"] == "l1"
-    assert found["epochs"] == 1  # the other one was with the penalty
+    assert found["epochs"] == 2
+    assert len(found["curve"]) == 1  # the other one was with the penalty
     assert found["sparsified"]["epochs"] == 1
     assert found["sparsified"]["periods"]
     assert package.load(tmp_path / "out").architecture.macs == found["macs"]
@@ -45,7 +46,7 @@ def test_cci(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     assert found["max_rel_diff_masked_vs_converted"] < 1e-5
     assert [row["epoch"] for row in found["curve"]] == [1, 2, 3]
     assert {row["sparsity"] for row in found["layers"]} == {"2:4"}
-    assert found["criterion"] == "l1"
+    assert found["criterion"] == "magnitude"
     network, images = package.load(tmp_path / "out"), load_data(DataSpec("digits"))
     assert sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) == found["bytes"]
     right = evaluate(network.eval(), images, device="cpu", mean=images.mean, std=images.std)[0]
@@ -88,11 +89,17 @@ def test_auto_says_why(source: Path, tmp_path: Path, igcsearch: Run) -> None:
         (("--method", "cci", "--n", "2", "--axis", "up"), "sparse axis 'up'"),
         (("--method", "cci", "--n", "2", "--way", "slow"), "unknown way 'slow'"),
         (("--method", "cci"), "no budget"),
+        (("--method", "cci", "--max-latency", "50%"), "cannot be chosen by a limit on latency"),
+        (("--method", "cci", "--n", "2", "--criterion", "l2"), "criterion l2 is of whole kernels"),
+        (
+            ("--method", "cci", "--n", "2", "--importance", "sensitivity"),
+            "importance sensitivity chooses N for each layer",
+        ),
         (("--method", "cci", "--max-macs", "0.1%"), "smallest"),
         (("--method", "cci", "--n", "2", "--steps", "2"), "leave --steps out"),
         (("--method", "cci", "--n", "2", "--gathers", "1"), "leave --gathers out"),
         (("--method", "auto", "--max-macs", "50%", "--steps", "2"), "leave --steps out"),
-        (("--n", "2", "--max-macs", "50%"), "--n is of --method cci, which is permute"),
+        (("--n", "2", "--max-macs", "50%"), "--n is of --method cci, and the method is permute"),
         (("--penalty-epochs", "1", "--max-macs", "50%"), "--penalty-epochs is of --method sparsify"),
         (("--method", "sparsify", "--max-macs", "50%", "--threshold", "1"), "threshold 1"),
         (("--method", "sparsify", "--max-macs", "50%", "--penalty-epochs", "9"), "more than the 2 in all"),

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from igcsearch.compress.permute import permute
 from igcsearch.compress.source import Source
 from igcsearch.errors import UsageError
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.nn.network import initialise
 from igcsearch.publish.auto import automatic, judged
-from igcsearch.publish.methods import Penalty, Setting, cross_channel, permutation
+from igcsearch.publish.methods import Compression, Penalty, cross_channel, permutation
 from igcsearch.publish.tuning import FineTuning
 from igcsearch.spec import Budget
 from igcsearch.spec.graph import INPUT, GraphArchitecture, Node
@@ -35,22 +36,22 @@ def images():
 
 
 @pytest.fixture
-def setting(tmp_path, images):
+def asked(tmp_path, images):
     network = GraphNetwork(GRAPH)
     initialise(network, 0)
     given = Source("it", GRAPH, dict(network.state_dict()))
     budget, said = Budget(macs=GRAPH.macs * 6 // 10), []
-    made = Setting(given, images, budget, tmp_path / "partial", FineTuning(0, {}), 3, say=said.append)
+    made = Compression(given, images, budget, tmp_path / "partial", FineTuning(0, {}), 3, say=said.append)
     return made, said
 
 
-def harsh(setting):
+def harsh(asked):
     """The same inside half the budget: it can only be worse."""
-    return permutation(replace(setting, budget=Budget(macs=setting.budget.macs // 2)))
+    return permutation(replace(asked, budget=Budget(macs=asked.budget.macs // 2)))
 
 
-def test_the_least_loss_on_images_no_method_saw_is_taken(setting, images):
-    made, said = setting
+def test_the_least_loss_on_images_no_method_saw_is_taken(asked, images):
+    made, said = asked
     outcome = automatic(made, {"harsh": harsh, "permute": permutation})
     told = outcome.more["auto"]
     rows = {row["way"]: row for row in told["compared"]}
@@ -63,18 +64,18 @@ def test_the_least_loss_on_images_no_method_saw_is_taken(setting, images):
     assert any(line.startswith(f"auto: {told['chosen']}: least loss") for line in said)
 
 
-def test_without_images_most_kept_is_taken(setting):
-    made, _ = setting
+def test_without_images_most_kept_is_taken(asked):
+    made, _ = asked
     outcome = automatic(replace(made, images=None, epochs=0), {"harsh": harsh, "permute": permutation})
     told = outcome.more["auto"]
     assert told["chosen"] == "permute, lost"
     assert [row["way"] for row in told["compared"]] == ["harsh, lost", "permute, lost"]
 
 
-def test_a_method_that_cannot_is_passed_over_and_said(setting):
-    made, said = setting
+def test_a_method_that_cannot_is_passed_over_and_said(asked):
+    made, said = asked
 
-    def never(setting):
+    def never(asked):
         raise UsageError("no way to it")
 
     outcome = automatic(made, {"never": never, "permute": permutation})
@@ -84,42 +85,55 @@ def test_a_method_that_cannot_is_passed_over_and_said(setting):
         automatic(made, {"never": never})
 
 
-def test_steps_are_refused_before_anything_is_compared(setting):
-    made, said = setting
+def test_steps_are_refused_before_anything_is_compared(asked):
+    made, said = asked
     with pytest.raises(UsageError, match="auto is not done in steps"):
         automatic(replace(made, steps=2), {"permute": permutation})
     assert said == []
 
 
-def test_epochs_with_the_penalty_are_for_the_chosen_method_alone(setting):
-    made, _ = setting
+def test_epochs_with_the_penalty_are_for_the_chosen_method_alone(asked):
+    made, _ = asked
     seen = []
 
-    def watched(setting):
-        seen.append((setting.epochs, setting.penalty.epochs))
-        return permutation(setting)
+    def watched(asked):
+        seen.append((asked.epochs, asked.penalty.epochs))
+        return permutation(asked)
 
     automatic(replace(made, images=None, epochs=3, penalty=Penalty(epochs=2)), {"watched": watched})
     assert seen == [(0, None), (3, 2)]
 
 
-def test_cci_refuses_all_gathers_too(setting):
-    made, _ = setting
+def test_cci_refuses_all_gathers_too(asked):
+    made, _ = asked
     with pytest.raises(UsageError, match="leave --gathers out"):
         cross_channel(replace(made, gathers=None))
 
 
-def test_another_budget_is_another_setting(setting):
-    made, _ = setting
+def test_another_budget_is_another_setting(asked):
+    made, _ = asked
     first = permutation(replace(made, images=None, epochs=0)).found
     tight = Budget(macs=made.budget.macs // 2)
     assert permutation(replace(made, images=None, epochs=0, budget=tight)).found.architecture.macs <= tight.macs
     assert first.architecture.macs > tight.macs
 
 
-def test_without_images_single_weights_are_not_held_against_kernels(setting):
-    made, said = setting
+def test_without_images_single_weights_are_not_held_against_kernels(asked):
+    made, said = asked
     made = replace(made, images=None, epochs=0, budget=Budget(params=GRAPH.params * 6 // 10))
     outcome = automatic(made, {"permute": permutation, "cci": cross_channel})
     assert [row["way"] for row in outcome.more["auto"]["compared"]] == ["permute, lost"]
     assert any(line.startswith("auto: cci is not compared: without images") for line in said)
+
+
+def test_what_was_searched_to_compare_is_not_searched_again(asked, monkeypatch):
+    made, _ = asked
+    seen = []
+
+    def counted(*given, **more):
+        seen.append(more["measure"] is not None)
+        return permute(*given, **more)
+
+    monkeypatch.setattr("igcsearch.publish.methods.permute", counted)
+    automatic(made, {"permute": permutation})
+    assert seen == [False, True]

@@ -73,7 +73,7 @@ def test_another_networks_result_is_not_taken(tmp_path, change):
     prune = Pruner()
     run(source(), prune, tmp_path)
     if change == "damage":
-        (tmp_path / "step-1.safetensors").write_bytes(b"{}")
+        next(tmp_path.glob("step-1-*.safetensors")).write_bytes(b"{}")
     run(source(1 if change == "weights" else 0), prune, tmp_path, ["l1" if change == "way" else "l2"])
     assert len(prune.calls) == (1 if change == "none" else 2)
 
