@@ -9,7 +9,8 @@ Methods, each to at most so many percent of the source's multiply-adds, criterio
 - permute: what `igcsearch compress --max-macs S% --importance lost` does;
 - sensitivity: the same with `--importance sensitivity`;
 - gathers: the same with `--importance sensitivity --gathers all`;
-- sparsify, cci: `--method sparsify`, `--method cci --m 4` (nonzero multiply-adds);
+- sparsify, sparsify-gathers: `--method sparsify`, and the same with `--gathers all`;
+- cci: `--method cci --m 4` (nonzero multiply-adds);
 - channels: by Torch-Pruning the same share of the channels of all layers but the classifier, of least group magnitude (channels.py,
   which says how it is installed);
 - inner: the same, but for channels within blocks alone: those that shortcuts carry all stay.
@@ -68,6 +69,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "sensitivity": ("permute", {"importance": "sensitivity"}),
     "gathers": ("permute", {"importance": "sensitivity", "gathers": None}),
     "sparsify": ("sparsify", {}),
+    "sparsify-gathers": ("sparsify", {"gathers": None}),
     "cci": ("cci", {}),
 }
 NAMES = (*OURS, "channels", "inner")

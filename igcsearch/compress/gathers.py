@@ -6,7 +6,7 @@ So more gathers never keep less.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,17 +40,17 @@ def settled(
     gathers: int | None = 0,
     *,
     seed: int = 0,
-    begin: Orders | None = None,
+    begin: Callable[[Sequence[Grouped]], Orders] | None = None,
 ) -> Gathered:
     """Orders that keep much with at most so many gathers; None: as many as gain anything.
 
     Args:
-        begin: orders of the same layers that may be good ones: what comes out keeps no less.
+        begin: gives orders of the layers that may be good ones, for those with gathers too: what comes out keeps no less.
     """
     now = list(layers)
     orders = settle(channels, now, seed=seed)
     if begin is not None:
-        orders = max(settle(channels, now, seed=seed, begin=begin), orders, key=lambda each: _kept(now, each))
+        orders = max(settle(channels, now, seed=seed, begin=begin(now)), orders, key=lambda each: _kept(now, each))
     kept = [_kept(now, orders)]
     for _ in range(len(now) if gathers is None else min(gathers, len(now))):
         gains = [_gain(layer, orders) for layer in now]
@@ -63,6 +63,9 @@ def settled(
     if gathers is None or gathers >= len(now):
         every = [replace(layer, gather=True) for layer in now]
         other = settle(channels, every, seed=seed)
+        if begin is not None:
+            likely = settle(channels, every, seed=seed, begin=begin(every))
+            other = max(likely, other, key=lambda each: _kept(every, each))
         if (total := _kept(every, other)) > kept[-1]:
             now, orders = every, other
             kept += [kept[-1]] * (len(every) - len(kept)) + [total]

@@ -6,7 +6,7 @@ the second, and so on, 0 where they never do. The published levels are powers of
 factors of the common divisor of both channel counts, ascending, so that any width has levels and the last is depthwise.
 
 Orders of a whole network come from its one search (orders.py) with that affinity. Up to `AT_ONCE` groups are searched for at once;
-what is deeper is found inside those, where channels are few.
+what is deeper is found inside those, where channels are few. A layer with a gather has an order of its own for its input.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import numpy as np
@@ -89,6 +89,7 @@ class Leveled:
     source: str
     criterion: Matrix
     weight: float = 1.0
+    gather: bool = False
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -105,7 +106,21 @@ class Leveled:
         matrix = self.criterion if at is None else self.criterion[at[0]][:, at[1]]
         each = np.arange(counts[-1])
         weight = self.weight / max(float(self.criterion.sum()), 1e-300)
-        return Grouped(self.name, self.source, matrix, counts[-1], weight, affinity=1 - apart(each, each, counts))
+        affinity = 1 - apart(each, each, counts)
+        return Grouped(self.name, self.source, matrix, counts[-1], weight, self.gather, affinity=affinity)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where channels stand.
+
+    Args:
+        stored: for each atom the one that takes its place.
+        reads: for each layer with a gather its input channels, in the order that it reads them; (in,).
+    """
+
+    stored: Atoms
+    reads: dict[str, Groups] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,19 +128,19 @@ class Nested:
     """One order of all channels for all levels.
 
     Args:
-        stored: for each atom the one that takes its place.
+        places: where they stand.
         rows, columns: for each layer the group of each output and input channel at its deepest level.
         value: what is kept of the criteria over all levels, as the search sees it.
     """
 
-    stored: Atoms
+    places: Places
     rows: dict[str, Groups]
     columns: dict[str, Groups]
     value: float
 
 
 def nested(
-    channels: Channels, layers: Sequence[Leveled], *, seed: int = 0, begin: Atoms | None = None, starts: int = 2
+    channels: Channels, layers: Sequence[Leveled], *, seed: int = 0, begin: Places | None = None, starts: int = 2
 ) -> Nested:
     """An order of all channels that keeps much of the layers' criteria at all of their levels.
 
@@ -139,33 +154,44 @@ def nested(
         orders = settle(channels, coarse, seed=seed, starts=starts)
     else:
         orders = settle(channels, coarse, seed=seed, begin=placed(channels, coarse, begin))
-    found = standing(channels, layers, _refined(channels, layers, coarse, orders.stored, seed))
+    found = standing(channels, layers, _refined(channels, layers, coarse, _places(coarse, orders), seed))
     if begin is None or found.value >= (before := standing(channels, layers, begin)).value:
         return found
     return before
 
 
-def standing(channels: Channels, layers: Sequence[Leveled], stored: Atoms) -> Nested:
-    """The groups of the layers in a given order of all channels."""
+def standing(channels: Channels, layers: Sequence[Leveled], places: Places) -> Nested:
+    """The groups of the layers where channels stand in given places."""
     every = [layer.grouped() for layer in layers]
-    orders = placed(channels, every, stored)
+    orders = placed(channels, every, places)
     value = sum(layer.weight * orders.kept[layer.name] for layer in layers)
-    return Nested(stored, orders.rows, orders.columns, value)
+    return Nested(places, orders.rows, orders.columns, value)
 
 
-def placed(channels: Channels, layers: Sequence[Grouped], stored: Atoms) -> Orders:
-    """The groups of layers without gathers, and what they keep, in a given order of all channels."""
-    rows, columns, kept = {}, {}, {}
+def placed(channels: Channels, layers: Sequence[Grouped], places: Places) -> Orders:
+    """The groups of layers, and what they keep, with channels in given places; those without a gather read them as they are."""
+    gathers, rows, columns, kept = {}, {}, {}, {}
     for layer in layers:
-        sides = []
-        for tensor in (layer.name, layer.source):
-            order = channels.order(tensor, stored)
-            group = np.empty(len(order), dtype=np.int64)
-            group[order] = np.arange(len(order)) // (len(order) // layer.groups)
-            sides.append(group)
-        rows[layer.name], columns[layer.name] = sides
-        kept[layer.name] = layer.counted(*sides) / max(float(layer.criterion.sum()), 1e-300)
-    return Orders(stored, {}, rows, columns, kept)
+        outputs, stands = (channels.order(tensor, places.stored) for tensor in (layer.name, layer.source))
+        inputs = places.reads.get(layer.name, stands) if layer.gather else stands
+        if layer.gather:
+            gathers[layer.name] = np.argsort(stands)[inputs]
+        rows[layer.name], columns[layer.name] = (_groups_of(order, layer.groups) for order in (outputs, inputs))
+        whole = max(float(layer.criterion.sum()), 1e-300)
+        kept[layer.name] = layer.counted(rows[layer.name], columns[layer.name]) / whole
+    return Orders(places.stored, gathers, rows, columns, kept)
+
+
+def _groups_of(order: Groups, groups: int) -> Groups:
+    """The group of each channel, where they stand in this order."""
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.arange(len(order)) // (len(order) // groups)
+    return found
+
+
+def _places(layers: Sequence[Grouped], orders: Orders) -> Places:
+    reads = {layer.name: np.argsort(orders.columns[layer.name], kind="stable") for layer in layers if layer.gather}
+    return Places(orders.stored, reads)
 
 
 def tables(graph: GraphArchitecture, layers: Sequence[Leveled], found: Nested) -> list[Table]:
@@ -214,14 +240,14 @@ def bisected(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -
 
 
 def _refined(
-    channels: Channels, layers: Sequence[Leveled], coarse: Sequence[Grouped], stored: Atoms, seed: int
-) -> Atoms:
-    """The order with channels moved inside the coarse groups, for the sake of deeper levels."""
+    channels: Channels, layers: Sequence[Leveled], coarse: Sequence[Grouped], places: Places, seed: int
+) -> Places:
+    """The order with channels moved inside the coarse groups, for the sake of deeper levels; those of gathers move freely."""
     if all(layer.counts[-1] == wide.groups for layer, wide in zip(layers, coarse, strict=True)):
-        return stored
+        return places
     groups = {}  # of the places of each tensor
     for wide in coarse:
-        for tensor in (wide.name, wide.source):
+        for tensor in (wide.name,) if wide.gather else (wide.name, wide.source):
             count = len(channels.of[tensor])
             groups[tensor, wide.groups] = np.arange(count) // (count // wide.groups)
     cells: list[Atoms] = []  # of each block, the places in the same groups
@@ -235,10 +261,13 @@ def _refined(
             kind = np.unique(np.concatenate(inside, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
             cells += [part for each in range(kind.max() + 1) if len(part := block[kind == each]) > 1]
     inner = replace(channels, blocks=tuple(cells))
-    at = {tensor: channels.order(tensor, stored) for tensor, _ in groups}
-    moved = [layer.grouped(at=(at[layer.name], at[layer.source])) for layer in layers]
-    found = settle(inner, moved, seed=seed, begin=placed(channels, moved, channels.same()))
-    return stored[found.stored]
+    at = {tensor: channels.order(tensor, places.stored) for tensor, _ in groups}
+    inputs = {layer.name: places.reads[layer.name] if layer.gather else at[layer.source] for layer in layers}
+    moved = [layer.grouped(at=(at[layer.name], inputs[layer.name])) for layer in layers]
+    now = Places(channels.same(), {layer.name: np.arange(len(inputs[layer.name])) for layer in layers})
+    found = _places(moved, settle(inner, moved, seed=seed, begin=placed(channels, moved, now)))
+    reads = {name: inputs[name][order] for name, order in found.reads.items()}
+    return Places(places.stored[found.stored], reads)
 
 
 def _divided(matrix: Matrix, groups: int) -> tuple[Groups, Groups]:

@@ -186,8 +186,7 @@ def _permuted(how: _How, budget: Budget, times: Times | None) -> Permuted:
     every = {}
     for way, pairs in chosen.items():
         layers = [grouped(table, option) for table, option in pairs if option.groups > 1]
-        begin = None if how.begin is None else how.begin(layers)
-        every[way] = settled(channels, layers, how.gathers, seed=how.seed, begin=begin)
+        every[way] = settled(channels, layers, how.gathers, seed=how.seed, begin=how.begin)
     lost = {
         way: sum(table.weight * (1 - each.orders.kept.get(table.name, 1.0)) for table in found)
         for way, each in every.items()

@@ -27,10 +27,10 @@ from ..spec.graph import GraphArchitecture
 from ..training.callback import Callback
 from ..wording import percent
 from . import levels
-from .channels import Atoms, channels_of
+from .channels import channels_of
 from .configuration import Table
 from .criterion import Matrix, norms
-from .levels import Leveled, Nested
+from .levels import Leveled, Nested, Places
 
 THRESHOLD = 0.1  # as published
 PERIODS = 60  # at least, where they have LEAST_STEPS
@@ -68,6 +68,7 @@ class Sparsify(Callback):
         threshold: share of a layer's criterion that its level may lose.
         delta: step of lambda; None: `default_delta`.
         criterion: l1 or l2, the norm of a kernel.
+        gathers: each layer has an order of its own for its input, as published; else they share those of their tensors.
         seed: of the first orders.
         asked: JSON data that stands for the budget in the identity; a training that goes on keeps the budget that it began with.
         say: is given a line after each epoch.
@@ -89,6 +90,7 @@ class Sparsify(Callback):
         threshold: float = THRESHOLD,
         delta: float | None = None,
         criterion: str = "l1",
+        gathers: bool = False,
         seed: int = 0,
         asked: Any = None,
         say: Callable[[str], None] = lambda line: None,
@@ -102,7 +104,7 @@ class Sparsify(Callback):
         self.graph, self.names, self.budget = graph, tuple(names), budget
         self._asked = budget.to_dict() if asked is None else asked
         self.epochs, self.lr, self.threshold, self.delta = epochs, lr, threshold, delta
-        self.criterion, self.seed, self.say = criterion, seed, say
+        self.criterion, self.gathers, self.seed, self.say = criterion, gathers, seed, say
         self._channels = channels_of(graph)
         self._penalties: list[tuple[nn.Parameter, Tensor]] | None = None  # None: to be made of the state
         self._resumed = False
@@ -117,7 +119,7 @@ class Sparsify(Callback):
         """What a training that goes on has in common."""
         return {
             **{"layers": list(self.names), "budget": self._asked, "threshold": self.threshold},
-            **{"delta": self.delta, "criterion": self.criterion, "seed": self.seed},
+            **{"delta": self.delta, "criterion": self.criterion, "gathers": self.gathers, "seed": self.seed},
         }
 
     def start(self, network: nn.Module, average: nn.Module | None, steps: int) -> None:
@@ -129,6 +131,8 @@ class Sparsify(Callback):
         self._steps = steps
         place = next(iter(parameters.values())).device
         self._stored = torch.from_numpy(self._channels.same()).to(place)
+        inputs = {name: weight.shape[1] for name, weight in self._weights.items() if self.gathers}
+        self._reads = {name: torch.arange(count, device=place) for name, count in inputs.items()}
         delta = default_delta(self.epochs, steps, self.lr) if self.delta is None else self.delta
         self.record = {"budget": self.budget.to_dict(), "delta": delta, "period": self._period, "lambda": 0.0}
         self.record |= {"levels": {}, "sparsity": {}, "periods": []}
@@ -139,7 +143,7 @@ class Sparsify(Callback):
             return
         layers = self._layers()
         if self._resumed:
-            self._penalise(layers, levels.standing(self._channels, layers, self.stored))
+            self._penalise(layers, levels.standing(self._channels, layers, self.places))
             return
         self._measure(layers, levels.nested(self._channels, layers, seed=self.seed))
         if not self._warm and self._lacking()[1] > 0:
@@ -159,7 +163,7 @@ class Sparsify(Callback):
         if within or number > self._number:
             return
         layers, before = self._layers(), dict(self.record["sparsity"])
-        tables = self._measure(layers, levels.nested(self._channels, layers, seed=self.seed, begin=self.stored))
+        tables = self._measure(layers, levels.nested(self._channels, layers, seed=self.seed, begin=self.places))
         self._adapt(number, before)
         lost = [option.lost for t in tables for option in t.options if option.groups == self.record["levels"][t.name]]
         found = levels.bisected(self.graph, tables, self.budget)
@@ -179,8 +183,8 @@ class Sparsify(Callback):
         self.say(f"sparsified: {gone} at threshold {self.threshold:g}, lambda {self.record['lambda']:.3g}")
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The order of all channels."""
-        return {"stored": self._stored}
+        """The order of all channels, and of those that layers read."""
+        return {"stored": self._stored, **{f"reads.{name}": order for name, order in self._reads.items()}}
 
     def restore(self, record: dict[str, Any], epoch: int) -> None:
         """As at the end of that epoch."""
@@ -189,18 +193,20 @@ class Sparsify(Callback):
         self._penalties, self._resumed = None, True
 
     @property
-    def stored(self) -> Atoms:
-        """The order of all channels: for each atom the one that takes its place."""
-        return np.asarray(self._stored.cpu().numpy())
+    def places(self) -> Places:
+        """Where all channels stand."""
+        return Places(self._stored.cpu().numpy(), {name: order.cpu().numpy() for name, order in self._reads.items()})
 
     def _layers(self) -> list[Leveled]:
         state = {f"{name}.weight": weight for name, weight in self._weights.items()}
-        return leveled(self.graph, norms(state, self.names, self.criterion))
+        return leveled(self.graph, norms(state, self.names, self.criterion), gathers=self.gathers)
 
     def _measure(self, layers: Sequence[Leveled], found: Nested) -> list[Table]:
         """Take on an order, with the levels in it."""
         with torch.no_grad():
-            self._stored.copy_(torch.from_numpy(found.stored))
+            self._stored.copy_(torch.from_numpy(found.places.stored))
+            for name, order in found.places.reads.items():
+                self._reads[name].copy_(torch.from_numpy(order))
         tables = levels.tables(self.graph, layers, found)
         picked = {}
         for table in tables:
@@ -242,6 +248,6 @@ class Sparsify(Callback):
         self.record["lambda"] = now
 
 
-def leveled(graph: GraphArchitecture, found: Mapping[str, Matrix]) -> list[Leveled]:
-    """Layers with these criteria, by their names."""
-    return [Leveled(name, graph.node(name).reads[0], matrix) for name, matrix in found.items()]
+def leveled(graph: GraphArchitecture, found: Mapping[str, Matrix], *, gathers: bool = False) -> list[Leveled]:
+    """Layers with these criteria, by their names; all with an order of their own for their input, or none."""
+    return [Leveled(name, graph.node(name).reads[0], matrix, gather=gathers) for name, matrix in found.items()]

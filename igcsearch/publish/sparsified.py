@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from ..compress import levels
-from ..compress.channels import Atoms, channels_of
+from ..compress.channels import channels_of
 from ..compress.configuration import Table, configured
 from ..compress.criterion import criteria, norms
 from ..compress.latency import Clock
+from ..compress.levels import Places
 from ..compress.orders import Grouped, Orders
 from ..compress.permute import Permuted, inside
 from ..compress.sparsify import THRESHOLD, Sparsify, leveled
@@ -64,7 +65,7 @@ def sparsify(
         criterion: l1, l2 or taylor; what training goes by is a norm.
         threshold: share of its criterion that a layer's level may lose while it trains.
         delta: step of lambda; None: by the length of the training.
-        gathers, clock: as `permute` takes them.
+        gathers, clock: as `permute` takes them. Where all layers may have gathers, they have them while it trains too.
         seed: of the search for orders.
         measure: where the harm of levels is to be minimised, not what is lost.
         limits: JSON data of the budget as it was asked for, by which a checkpoint is known again: a share of the latency, say, is
@@ -80,17 +81,17 @@ def sparsify(
             training that diverged.
     """
     levels.check_threshold(threshold)
-    channels = channels_of(graph)
+    channels, own = channels_of(graph), gathers is None
 
-    def found_of(weights: Mapping[str, Tensor], kind: str, begin: Atoms | None) -> tuple[list[Table], levels.Nested]:
+    def found_of(weights: Mapping[str, Tensor], kind: str, begin: Places | None) -> tuple[list[Table], levels.Nested]:
         batches = calibration(images) if images is not None and kind == "taylor" else ()
         worth = criteria(graph, weights, kind, batches)
-        each = leveled(graph, {name: worth[name] for name in layers})
+        each = leveled(graph, {name: worth[name] for name in layers}, gathers=own)
         order = levels.nested(channels, each, seed=seed, begin=begin)
         return levels.tables(graph, each, order), order
 
     record: dict[str, Any] = {"epochs": epochs}
-    begin: Atoms | None = None
+    begin: Places | None = None
     if epochs:
         assert images is not None
         goal = _goal(graph, budget, clock)
@@ -107,6 +108,7 @@ def sparsify(
             threshold=threshold,
             delta=delta,
             criterion=norm,
+            gathers=own,
             seed=seed,
             asked=limits,
             say=say,
@@ -114,7 +116,7 @@ def sparsify(
         result = fine_tune(graph, dict(state), images, epochs, tuning, checkpoint, say, [callback])
         state, begin, record = (
             result.state_dict,
-            callback.stored,
+            callback.places,
             {**record, **callback.record, "seconds": result.seconds},
         )
     tables, order = found_of(state, criterion, begin)
@@ -123,7 +125,7 @@ def sparsify(
     found: Sequence[Table] = tables if measure is None else measure(tables, state)
 
     def orders_of(chosen: Sequence[Grouped]) -> Orders:
-        return levels.placed(channels, chosen, order.stored)
+        return levels.placed(channels, chosen, order.places)
 
     made = inside(
         graph,
@@ -151,7 +153,7 @@ def _check_reach(
 ) -> None:
     """Raise UsageError for a budget that no levels meet."""
     channels, each = channels_of(graph), leveled(graph, norms(state, layers, "l1"))
-    found = levels.tables(graph, each, levels.standing(channels, each, channels.same()))
+    found = levels.tables(graph, each, levels.standing(channels, each, Places(channels.same())))
     times = None if clock is None or budget.latency_ms is None else clock.times(found, say)
     configured(graph, found, budget, times)
 

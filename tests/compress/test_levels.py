@@ -37,9 +37,9 @@ def pair(width, out=None):
     return GraphArchitecture(3, 4, 4, (*nodes, Node("fc", Linear(out, 4), ("flat",))))
 
 
-def searched(graph, matrices, **how):
+def searched(graph, matrices, gathers=False, **how):
     """Layers with those criteria, the order found, and the tables."""
-    layers = leveled(graph, matrices)
+    layers = leveled(graph, matrices, gathers=gathers)
     found = levels.nested(channels_of(graph), layers, **how)
     return layers, found, levels.tables(graph, layers, found)
 
@@ -105,14 +105,17 @@ def test_planted_blocks_are_found_at_their_level(groups):
     assert 1 - lost == pytest.approx(alone)
 
 
-def test_an_order_serves_all_levels_of_layers_that_share_it():
+@pytest.mark.parametrize("gathers", [False, True])
+def test_an_order_serves_all_levels_of_layers_that_share_it(gathers):
     """Deeper never keeps more; groups nest; the tables agree with the weights in that order; going on is no worse."""
     graph = residual(24, blocks=2, inner=36)
     matrices = norms(weights(graph), [f"{b}.{n}" for b in "01" for n in ("one", "two")], "l1")
-    layers, found, tables = searched(graph, matrices, starts=1)
+    layers, found, tables = searched(graph, matrices, gathers, starts=1)
     channels = channels_of(graph)
+    assert set(found.places.reads) == (set(matrices) if gathers else set())
     for layer, table in zip(layers, tables, strict=True):
-        rows, columns = channels.order(layer.name, found.stored), channels.order(layer.source, found.stored)
+        rows, columns = (channels.order(tensor, found.places.stored) for tensor in (layer.name, layer.source))
+        columns = found.places.reads.get(layer.name, columns)
         matrix = layer.criterion[rows][:, columns]
         for option in table.options:
             height, width = (size // option.groups for size in matrix.shape)
@@ -121,9 +124,25 @@ def test_an_order_serves_all_levels_of_layers_that_share_it():
             )
             assert 1 - option.lost == pytest.approx(blocks / matrix.sum())
         assert [o.lost for o in table.options] == sorted(o.lost for o in table.options)
-    again = levels.nested(channels, layers, begin=found.stored)
+    again = levels.nested(channels, layers, begin=found.places)
     assert again.value >= found.value
-    assert found.value > levels.standing(channels, layers, channels.same()).value
+    assert found.value > levels.standing(channels, layers, levels.Places(channels.same())).value
+
+
+def test_orders_of_their_own_keep_more_at_all_levels():
+    """Of layers that share channels, and each of which mixes others."""
+    graph, rng = residual(24, blocks=3, inner=24), np.random.default_rng(0)
+    matrices = {}
+    for name in ("0.one", "0.two", "1.one", "1.two", "2.one", "2.two"):
+        blocks = np.kron(np.eye(8), np.ones((3, 3))) + 0.02
+        matrices[name] = blocks[:, rng.permutation(24)]
+    kept = {}
+    for gathers in (False, True):
+        _, _, tables = searched(graph, matrices, gathers)
+        kept[gathers] = [min(1 - option.lost for option in table.options if option.groups <= 8) for table in tables]
+    inside = 8 * 9 * 1.02 / (8 * 9 * 1.02 + (24 * 24 - 72) * 0.02)
+    assert kept[True] == pytest.approx([inside] * 6)
+    assert max(kept[False]) < 0.9 * inside
 
 
 def test_an_affinity_of_one_group_each_changes_nothing():
@@ -175,7 +194,7 @@ def check_budgets(graph, state, shares, kinds=("macs", "params")):
                 tables,
                 budget,
                 filled=0.99,
-                begin=lambda chosen: levels.placed(channels, chosen, found.stored),
+                begin=lambda chosen: levels.placed(channels, chosen, found.places),
             )
             spent = getattr(made.architecture, kind)
             assert spent <= most

@@ -139,14 +139,19 @@ def test_the_penalty_is_what_must_vanish_for_the_next_level(graph, state):
 
 
 # ---------------------------------------------------------------- interruption
-def test_interrupted_it_goes_on_bit_for_bit(graph, state, images, tmp_path):
-    whole = train(graph, images, RECIPE, device="cpu", initial_state=state, callbacks=[first := callback(graph)])
+@pytest.mark.parametrize("gathers", [False, True])
+def test_interrupted_it_goes_on_bit_for_bit(graph, state, images, tmp_path, gathers):
+    first, second = callback(graph, gathers=gathers), callback(graph, gathers=gathers)
+    whole = train(graph, images, RECIPE, device="cpu", initial_state=state, callbacks=[first])
     how = {"device": "cpu", "initial_state": state, "checkpoint": tmp_path / "checkpoint"}
-    train(graph, images, RECIPE, **how, callbacks=[callback(graph)], on_epoch=lambda epoch: False)
-    again = train(graph, images, RECIPE, **how, callbacks=[second := callback(graph)])
+    train(graph, images, RECIPE, **how, callbacks=[callback(graph, gathers=gathers)], on_epoch=lambda epoch: False)
+    again = train(graph, images, RECIPE, **how, callbacks=[second])
     assert again.resumed_from == 1
     assert second.record == first.record
-    assert (second.stored == first.stored).all()
+    assert (second.places.stored == first.places.stored).all()
+    assert set(second.places.reads) == (set(LAYERS) if gathers else set())
+    for name, order in second.places.reads.items():
+        assert (order == first.places.reads[name]).all()
     for name, tensor in whole.state_dict.items():
         assert torch.equal(again.state_dict[name], tensor), name
     with pytest.raises(CheckpointError, match=r"of another callbacks"):
