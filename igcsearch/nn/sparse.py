@@ -93,7 +93,7 @@ class SparseConv2d(nn.Module):
             math.prod(shape), dtype=torch.int64, device=device
         )  # in the dense weight; follows the codes
         self.register_buffer("places", where, persistent=False)
-        self._seen: tuple[Tensor, int | None] | None = None
+        self._seen: tuple[Tensor, int | Tensor] | None = None  # codes that were decoded: version, or what was in them
         self.reset_parameters()
 
     @classmethod
@@ -190,16 +190,23 @@ class SparseConv2d(nn.Module):
         codes = self.codes
         if torch.compiler.is_compiling() or codes.is_meta:
             return self.places
-        version = None if codes.is_inference() else codes._version
-        if self._seen is None or self._seen[0] is not codes or self._seen[1] != version:
+        if self._seen is None or self._seen[0] is not codes or not _same(self._seen[1], codes):
             with torch.inference_mode(False), torch.no_grad():  # used in training too, whoever comes first
-                self.places = places(codes.clone(), self.sparsity, self.weight_shape, self.groups)
-            self._seen = (codes, version)
+                now = codes.clone()
+                self.places = places(now, self.sparsity, self.weight_shape, self.groups)
+            self._seen = (codes, now if codes.is_inference() else codes._version)
         return self.places
 
     def _load_from_state_dict(self, *args: Any, **more: Any) -> None:
         super()._load_from_state_dict(*args, **more)
         self._follow()
+
+
+def _same(seen: int | Tensor, codes: Tensor) -> bool:
+    """Whether nothing was written into codes since; tensors of inference mode count no versions."""
+    if isinstance(seen, int):
+        return not codes.is_inference() and seen == codes._version
+    return torch.equal(seen, codes)
 
 
 def kernel(conv: nn.Conv2d | SparseConv2d) -> Tensor:

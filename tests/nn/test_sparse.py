@@ -9,6 +9,7 @@ import copy
 import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,6 +205,24 @@ def test_codes_that_change_are_seen() -> None:
     twin.set_weight(weight, ~other)
     assert torch.equal(layer.dense_weight(), weight * other)
     assert torch.equal(twin.dense_weight(), weight * ~other)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_codes_that_change_are_seen_in_a_layer_made_without_gradients(mode: Callable[[], Any]) -> None:
+    weight = torch.randn(8, 8, 3, 3)
+    sparsity = Sparsity(2, 4)
+    mask = strongest(weight.abs(), sparsity)
+    given = SparseConv2d.from_dense(8, 8, 3, bias=None, weight=weight, mask=mask, sparsity=sparsity)
+    with mode():
+        loaded = SparseConv2d(8, 8, 3, bias=False, sparsity=sparsity)
+        loaded.load_state_dict(given.state_dict())
+        assert torch.equal(loaded.dense_weight(), weight * mask)
+        other = strongest(-weight.abs(), sparsity)
+        loaded.set_weight(weight, other)
+        assert torch.equal(loaded.dense_weight(), weight * other)
+        loaded.codes.copy_(given.codes)
+        loaded.values.copy_(given.values)
+        assert torch.equal(loaded.dense_weight(), weight * mask)
 
 
 def test_gradients_stay_compact() -> None:
