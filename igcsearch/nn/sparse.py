@@ -132,7 +132,7 @@ class SparseConv2d(nn.Module):
         values, codes = compact(weight, mask, self.sparsity, self.groups)
         self.values.copy_(values)
         self.codes.copy_(codes)
-        self._follow()
+        self._follow(anew=True)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -156,7 +156,7 @@ class SparseConv2d(nn.Module):
         if self.codes.is_meta:
             return
         self.codes.copy_(compact(scores, strongest(scores, self.sparsity, self.groups), self.sparsity, self.groups)[1])
-        self._follow()
+        self._follow(anew=True)
 
     @property
     def fan_in(self) -> float:
@@ -185,13 +185,17 @@ class SparseConv2d(nn.Module):
             [f"{self.in_channels}, {self.out_channels}, {self.sparsity}", *rest, f"bias={self.bias is not None}"]
         )
 
-    def _follow(self) -> Tensor:
-        """The places of the values, decoded anew where the codes are other ones than before."""
+    def _follow(self, anew: bool = False) -> Tensor:
+        """The places of the values, decoded anew where the codes are other ones than before.
+
+        Args:
+            anew: always; tensors of inference mode do not tell that they were written to.
+        """
         codes = self.codes
         if torch.compiler.is_compiling() or codes.is_meta:
             return self.places
         version = None if codes.is_inference() else codes._version
-        if self._seen is None or self._seen[0] is not codes or self._seen[1] != version:
+        if anew or self._seen is None or self._seen[0] is not codes or self._seen[1] != version:
             with torch.inference_mode(False), torch.no_grad():  # used in training too, whoever comes first
                 self.places = places(codes.clone(), self.sparsity, self.weight_shape, self.groups)
             self._seen = (codes, version)
@@ -199,7 +203,7 @@ class SparseConv2d(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **more: Any) -> None:
         super()._load_from_state_dict(*args, **more)
-        self._follow()
+        self._follow(anew=True)
 
 
 def kernel(conv: nn.Conv2d | SparseConv2d) -> Tensor:

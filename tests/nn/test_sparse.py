@@ -250,6 +250,16 @@ def test_damaged_codes_are_refused(sparsity: Sparsity) -> None:
         layer.load_state_dict(state)
 
 
+@pytest.mark.parametrize("case", CASES[:2], ids=str)
+def test_a_layer_that_is_made_in_inference_mode_follows_its_codes(case: Case) -> None:
+    with torch.inference_mode():
+        layer, weight, mask = made(case, torch.float32)
+        again = SparseConv2d(**case.arguments(), bias=case.bias, sparsity=case.sparsity)
+        again.load_state_dict(layer.state_dict())
+        assert torch.equal(layer.dense_weight(), weight * mask)
+        assert torch.equal(again.dense_weight(), weight * mask)
+
+
 # ---------------------------------------------------------------- networks
 def staged() -> StagedArchitecture:
     """Sparse factors of all places: stem's follower, between linear 1x1 factors, in a shortcut, in the head-like last block."""
