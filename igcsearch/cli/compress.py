@@ -33,7 +33,7 @@ def compress(
     max_latency: opt.MaxLatency = None,
     method: opt.Method = "permute",
     criterion: opt.Criterion = None,
-    importance: opt.Importance = "lost",
+    importance: opt.Importance = None,
     gathers: opt.Gathers = "0",
     only: opt.Only = None,
     skip: opt.Skip = None,
@@ -71,35 +71,47 @@ def compress(
     precision: options.Precision = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a trained network smaller: its dense convolutions become group convolutions, inside a budget, and it is an entry.
+    """Make a trained network smaller: its convolutions become group convolutions (cci: sparse ones), inside a budget; an entry.
 
-    Channels are put into such orders, and every layer is given such a number of groups, that least is lost; the orders are folded
-    into the weights. Then it is fine-tuned. A checkpoint is written every epoch beside DIR, so the same command goes on after an
-    interruption.
+    Channels are put into such orders, and every layer is given such a number of groups (cci: such an N of every M weights), that
+    least is lost; the orders are folded into the weights. Then it is fine-tuned. A checkpoint is written every epoch beside DIR, so
+    the same command goes on after an interruption.
 
     Example: igcsearch compress my_net.py:build --weights w.safetensors --data cifar10 --data-root DATA --max-macs 50%
     """
     os.environ.update(thread_settings(threads or available_cores()))  # before torch
     from ..compress.criterion import CRITERIA
+    from ..compress.sparse_training import WAYS
     from ..publish.methods import METHODS, Compression, Lines, Penalty
     from ..publish.tuning import IMPORTANCES, FineTuning
 
     choices = (
         ("method", method, (*METHODS, "auto")),
         ("criterion", criterion, (*CRITERIA, None)),
-        ("importance", importance, IMPORTANCES),
+        ("importance", importance, (*IMPORTANCES, None)),
+        ("way", way, (*WAYS, None)),
     )
     for what, value, known in choices:
         if value not in known:
             names = [name for name in known if name]
             raise UsageError(f"unknown {what} {value!r}{near(str(value), names)}; known: {', '.join(names)}")
     if max_macs is None and max_params is None and max_latency is None and (method != "cci" or n is None):
-        raise UsageError("no budget: give --max-macs, --max-params, --max-latency or several, as 50% or a number")
+        cures = (
+            "--n, --max-macs or --max-params"
+            if method == "cci"
+            else "--max-macs, --max-params, --max-latency or several"
+        )
+        raise UsageError(f"no budget: give {cures}; limits are 50%, say, or a number")
     most_gathers = gather_count(gathers)
-    if data is None and (epochs or criterion == "taylor" or importance == "sensitivity"):
+    needing = {
+        f"fine-tuning (--epochs {epochs})": epochs,
+        "--criterion taylor": criterion == "taylor",
+        "--importance sensitivity": importance == "sensitivity",
+    }
+    if data is None and any(needing.values()):
+        wanting = " and ".join(what for what, needs in needing.items() if needs)
         raise UsageError(
-            "fine-tuning, the criterion taylor and the importance sensitivity need images: give --data, or --epochs 0, "
-            "--criterion l2 and --importance lost"
+            f"{wanting} cannot be without images: give --data, or --epochs 0 and neither of taylor and sensitivity"
         )
     if steps > 1 and epochs < steps:
         raise UsageError(f"--steps {steps} with --epochs {epochs}: every step needs an epoch; raise --epochs")
@@ -147,12 +159,14 @@ def compress(
     )
     entries = {"batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "label_smoothing": label_smoothing}
     tuning = FineTuning(seed, {**entries, "precision": precision}, device, threads, taught)
+    if images is not None:
+        tuning.recipe(images, epochs)  # what is wrong with it is said now
     asked = Compression(
         *(dense, images, budget, partial_folder(folder), tuning, epochs),
         only=only or (),
         skip=skip or (),
         criterion=criterion,
-        importance=importance,
+        importance=importance or IMPORTANCES[0],
         gathers=most_gathers,
         steps=steps,
         recalibrate=recalibrate,
@@ -164,8 +178,11 @@ def compress(
     )
     if method != "cci":
         _tell_layers(dense, asked.layers)
-    outcome = automatic(asked, METHODS) if method == "auto" else METHODS[method](asked)
-    importance = outcome.more.get("auto", {}).get("importance", importance)
+    if method == "auto":
+        outcome = automatic(asked, METHODS, IMPORTANCES if importance is None else (importance,))
+    else:
+        outcome = METHODS[method](asked)
+    importance = outcome.more.get("auto", {}).get("importance", asked.importance)
     _tell_outcome(outcome, most_gathers)
     origin = {
         **{"source": Path(source).name, "method": method, "importance": importance},
@@ -187,11 +204,11 @@ def _given(every: dict[str, Any]) -> dict[str, Any]:
 
 def _check_methods(method: str, of_penalty: dict[str, Any], of_lines: dict[str, Any]) -> None:
     """Refuse what is only for another method, and numbers that cannot be."""
-    from ..compress.levels import check_threshold
+    from ..compress.levels import check_delta, check_threshold
     from ..spec.sparsity import Sparsity
 
     for name, of in (("sparsify", of_penalty), ("cci", of_lines)):
-        if (given := _given(of)) and method != name:
+        if (given := _given(of)) and method not in (name, "auto"):
             first = next(iter(given))
             flag = "--penalty-epochs" if first == "epochs" else f"--{first}"
             raise UsageError(
@@ -199,7 +216,9 @@ def _check_methods(method: str, of_penalty: dict[str, Any], of_lines: dict[str, 
             )
     if of_penalty["threshold"] is not None:
         check_threshold(of_penalty["threshold"])
-    if method == "cci":
+    if of_penalty["delta"] is not None:
+        check_delta(of_penalty["delta"])
+    if _given(of_lines):
         Sparsity(of_lines["n"] or 1, of_lines["m"] or 4, of_lines["axis"] or "in")
 
 
@@ -209,13 +228,19 @@ def _tell_layers(given: Source, layers: list[str]) -> None:
         say(
             f"left dense, as their weights are those of another layer or call: {', '.join(twice)}, and what they share with"
         )
-    if alone := sum(convolution.groups > 1 for _, convolution in given.graph.convolutions()):
+    every = [convolution for _, convolution in given.graph.convolutions()]
+    if alone := sum(convolution.groups > 1 and convolution.nm is None for convolution in every):
         say(f"{plural(alone, 'layer')} with groups already stay as they are")
+    if alone := sum(convolution.nm is not None for convolution in every):
+        say(f"{plural(alone, 'layer')} with N:M sparsity already stay as they are")
 
 
 def _tell_outcome(outcome: Outcome, most_gathers: int | None) -> None:
+    from ..compress.permute import Permuted
+
     found = outcome.found
-    if (nonzero := found.architecture.nonzero_macs) != found.architecture.macs:
+    if not isinstance(found, Permuted):
+        nonzero = found.architecture.nonzero_macs
         say(
             f"sparse: {_cost(found.architecture)}, {nonzero:,} of them nonzero; {percent(found.kept)} of the weights' worth kept"
         )
@@ -273,7 +298,12 @@ def _teacher(
     from ..compress.source import read_source
     from ..training.distillation import Distillation
 
-    source = given if name is None else read_source(name, image_size=images.image_size, in_channels=images.in_channels)
+    try:
+        source = (
+            given if name is None else read_source(name, image_size=images.image_size, in_channels=images.in_channels)
+        )
+    except UsageError as error:
+        raise UsageError(f"--teacher {name}: {error}") from None
     numbers = {key: value for key, value in given_numbers.items() if value is not None}
     mean, std = (images.mean, images.std) if name is None else (source.mean or images.mean, source.std or images.std)
     made = partial(Distillation, source.graph, source.state, mean, std, **numbers)

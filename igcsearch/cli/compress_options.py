@@ -72,11 +72,12 @@ Criterion = Annotated[
     ),
 ]
 Importance = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--importance",
         metavar="lost|sensitivity",
-        help="What group counts are chosen by: the share of the criterion lost, or the loss's rise, measured on 256 images.",
+        help="What group counts (cci: N) are chosen by: the criterion's share that is lost, or the loss's rise on 256 images. "
+        "Default: lost; auto tries both.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -219,7 +220,7 @@ KeptWeights = Annotated[
     int | None,
     typer.Option(
         "--n",
-        parser=options.count,
+        parser=number_from_0,
         metavar="N",
         help="Of every M weights N stay. Default: each layer's own, by the budget.",
         rich_help_panel=_CCI,

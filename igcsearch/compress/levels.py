@@ -81,6 +81,12 @@ def check_threshold(threshold: float) -> None:
         raise UsageError(f"threshold {threshold:g} is no share to lose; give one above 0 and below 1, such as 0.1")
 
 
+def check_delta(delta: float) -> None:
+    """Raise UsageError unless delta is a step of lambda: above 0, and finite."""
+    if not 0 < delta < float("inf"):
+        raise UsageError(f"delta {delta:g} is no step of lambda; give one above 0, or none for the default")
+
+
 @dataclass(frozen=True)
 class Leveled:
     """A layer that is to be given a level; as `Grouped`, which has more on the arguments."""

@@ -80,11 +80,24 @@ def chosen_lines(
             lines.append(
                 f"{told}; left dense, as the line is shorter than {sparsity.m} (--only {node.name} takes it all the same)"
             )
-    if not names:
+    if not names and lines:
         raise UsageError(
             f"no convolution is left that has lines of at least {sparsity.m} channels; take a smaller M, skip fewer, "
             "or name layers with --only"
         )
+    if not names:
+        raise UsageError("no convolution is left to be made sparse; skip fewer, or name more with --only")
+    convolutions = [(node.name, convolution) for node, convolution in graph.convolutions() if node.name not in known]
+    for what, those in (
+        ("N:M sparsity already", [name for name, of in convolutions if of.nm is not None]),
+        (
+            "lines of one channel",
+            [name for name, of in convolutions if of.nm is None and line_of(of, sparsity.axis) < 2],
+        ),
+    ):
+        if those:
+            named = f"{', '.join(those[:6])}{' ...' * (len(those) > 6)}"
+            lines.append(f"left as they are, with {what}: {named}")
     return names, lines
 
 

@@ -97,8 +97,8 @@ class Sparsify(Callback):
     ) -> None:
         super().__init__()
         levels.check_threshold(threshold)
-        if delta is not None and not 0 < delta < float("inf"):
-            raise UsageError(f"delta {delta:g} is no step of lambda; give one above 0, or none for the default")
+        if delta is not None:
+            levels.check_delta(delta)
         if budget.params is None and budget.macs is None:
             raise UsageError("sparsification needs a limit on parameters or multiply-adds; give one")
         self.graph, self.names, self.budget = graph, tuple(names), budget

@@ -30,22 +30,24 @@ class Way:
     importance: str
 
 
-def ways(asked: Compression, methods: Sequence[str]) -> list[Way]:
-    """What is compared: with images each method by both importances, else by the lost share alone."""
-    importances = IMPORTANCES if asked.images is not None else IMPORTANCES[:1]
+def ways(asked: Compression, methods: Sequence[str], importances: Sequence[str]) -> list[Way]:
+    """What is compared: with images each method by all importances, else by the lost share alone."""
+    if asked.images is None:
+        importances = IMPORTANCES[:1]
     return [Way(f"{method}, {importance}", method, importance) for method in methods for importance in importances]
 
 
-def automatic(asked: Compression, methods: Mapping[str, Method]) -> Outcome:
+def automatic(asked: Compression, methods: Mapping[str, Method], importances: Sequence[str] = IMPORTANCES) -> Outcome:
     """Each method at once, without training; then all of the one whose network does best on calibration images.
 
     Best is the least mean cross-entropy of `judged`; without images the largest kept share.
 
     Args:
         methods: by name; those that can meet the budget at all.
+        importances: by which each is tried.
 
     Raises:
-        UsageError: none of them meets it; what the last said. Or steps, which not every method has.
+        UsageError: none of them meets it; what each said. Or steps, which not every method has.
     """
     at_once(asked, "auto")
     limits, why_not = asked.budget, None
@@ -60,8 +62,10 @@ def automatic(asked: Compression, methods: Mapping[str, Method]) -> Outcome:
         methods = {name: method for name, method in methods.items() if name != "cci"}
         asked.say(f"auto: cci is not compared: {why_not}")
     rows: list[dict[str, Any]] = []
-    failed: UsageError | None = None
-    for way in ways(asked, [*methods]):
+    failed: dict[str, str] = {}  # methods, and why
+    for way in ways(asked, [*methods], importances):
+        if way.method in failed:
+            continue
         trial = replace(
             asked,
             importance=way.importance,
@@ -71,8 +75,8 @@ def automatic(asked: Compression, methods: Mapping[str, Method]) -> Outcome:
         try:
             found = methods[way.method](trial).found
         except UsageError as error:
-            failed = error
-            asked.say(f"{way.name}: {error}")
+            failed[way.method] = str(error)
+            asked.say(f"auto: {way.method} is not compared: {error}")
             continue
         row = {
             "way": way.name,
@@ -87,7 +91,7 @@ def automatic(asked: Compression, methods: Mapping[str, Method]) -> Outcome:
         asked.say(f"{way.name}: {row['macs']:,} MACs, {said}")
         rows.append({**row, "index": len(rows), "method": way.method, "importance": way.importance})
     if not rows:
-        raise failed or UsageError("no method can be compared")
+        raise UsageError(f"no method can: {'; '.join(f'{method}: {error}' for method, error in failed.items())}")
     best = min(rows, key=lambda row: row["loss"]) if "loss" in rows[0] else max(rows, key=lambda row: row["kept"])
     what = f"least loss, {best['loss']:.4f}," if "loss" in best else f"most kept, {percent(best['kept'])},"
     why = f"{what} of {len(rows)} ways at once under the same budget"

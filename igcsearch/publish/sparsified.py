@@ -81,6 +81,8 @@ def sparsify(
             training that diverged.
     """
     levels.check_threshold(threshold)
+    if delta is not None:
+        levels.check_delta(delta)
     channels, own = channels_of(graph), gathers is None
 
     def found_of(weights: Mapping[str, Tensor], kind: str, begin: Places | None) -> tuple[list[Table], levels.Nested]:

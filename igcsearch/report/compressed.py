@@ -72,11 +72,12 @@ def _lead(record: Record) -> str:
     grouped = sum(map(is_cut, rows))
     source = text(record.get("source", "a dense network"))
     share = percent(record["macs"] / max(record["macs_before"], 1), digits=0)
-    what = f"{plural(len(rows), 'dense convolution')} became group convolutions"
+    macs, what = "multiply-adds", f"{plural(len(rows), 'dense convolution')} became group convolutions"
     if sparse(rows):
-        what = f"{plural(len(rows), 'convolution')} are N:M sparse now"
+        macs = "multiply-adds by weights that are not zero"
+        what = f"{plural(len(rows), 'convolution')} that could be are N:M sparse now"
     return (
-        f'<p class="lead"><b>{source}</b> with <b>{share}</b> of its multiply-adds: {grouped} of {what}. '
+        f'<p class="lead"><b>{source}</b> with <b>{share}</b> of its {macs}: {grouped} of {what}. '
         f"{_accuracies(record)}</p>"
     )
 
@@ -156,7 +157,7 @@ def _by(criterion: Any) -> str:
 def _picture(rows: Sequence[Record]) -> str:
     if not rows:
         return ""
-    what = "Multiply-adds" + (" and time" if timed(rows) else "")
+    what = ("Nonzero multiply-adds" if sparse(rows) else "Multiply-adds") + (" and time" if timed(rows) else "")
     cut = "its N:M" if sparse(rows) else "its number of\ngroups"
     changed = "made sparse" if sparse(rows) else "given groups"
     return f"""<section>
@@ -224,7 +225,7 @@ def _made(record: Record) -> str:
         "Masked and deployed network differ by": _MISSING
         if difference is None
         else f"{difference:.2g} of the largest output",
-        "Epochs of fine-tuning": trained if trained else "none",
+        "Epochs": trained if trained else "none",
         "Seed": record.get("seed", "not recorded"),
         "Latency": latency_line(record.get("latency")),
         "Versions": ", ".join(f"{name} {value}" for name, value in (record.get("versions") or {}).items())
@@ -255,6 +256,8 @@ def _method(record: Record) -> dict[str, object]:
         found["Chosen"] = f"{auto['chosen']}: {auto['why']}"
     if sparsified := record.get("sparsified"):
         found["Epochs with the penalty"] = sparsified.get("epochs", 0)
+    if notes := record.get("notes"):
+        found["Left as they are"] = "; ".join(notes)
     if record.get("bytes_before"):
         found["Bytes of the weights"] = f"{count(record['bytes'])}, before {count(record['bytes_before'])}"
     return found
@@ -271,12 +274,12 @@ def _table(rows: Sequence[Record]) -> str:
         ">N:M" if sparse(rows) else ">groups",
         ">kept",
         ">MACs before",
-        ">MACs now",
+        ">nonzero now" if sparse(rows) else ">MACs now",
     ]
     columns += [">ms before", ">ms now", ">faster"] if times else []
     lines = [_line(row, times) for row in rows]
     before, now = (sum(row[key] for row in rows) for key in ("macs_before", "macs"))
-    together = f"Together {count(before)} MACs before and {count(now)} now"
+    together = f"Together {count(before)} MACs before and {count(now)}{' nonzero ones' if sparse(rows) else ''} now"
     if times:
         was, took = (sum(row[key] for row in rows) for key in ("ms_before", "ms"))
         together += f", {figure(was)} ms before and {figure(took)} ms now"
