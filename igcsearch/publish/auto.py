@@ -31,10 +31,12 @@ class Way:
 
 
 def ways(asked: Compression, methods: Sequence[str], importances: Sequence[str]) -> list[Way]:
-    """What is compared: with images each method by all importances, else by the lost share alone."""
-    if asked.images is None:
-        importances = IMPORTANCES[:1]
-    return [Way(f"{method}, {importance}", method, importance) for method in methods for importance in importances]
+    """What is compared: with images each method by all importances that choose something, else by the lost share alone."""
+    found = []
+    for method in methods:
+        chooses = asked.images is not None and not (method == "cci" and asked.lines.n is not None)
+        found += [Way(f"{method}, {each}", method, each) for each in (importances if chooses else IMPORTANCES[:1])]
+    return found
 
 
 def automatic(asked: Compression, methods: Mapping[str, Method], importances: Sequence[str] = IMPORTANCES) -> Outcome:

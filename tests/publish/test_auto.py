@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from igcsearch.compress.permute import permute
 from igcsearch.compress.source import Source
@@ -10,7 +11,7 @@ from igcsearch.errors import UsageError
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.nn.network import initialise
 from igcsearch.publish.auto import automatic, judged
-from igcsearch.publish.methods import Compression, Penalty, cross_channel, permutation
+from igcsearch.publish.methods import Compression, Lines, Penalty, cross_channel, permutation
 from igcsearch.publish.tuning import FineTuning
 from igcsearch.spec import Budget
 from igcsearch.spec.graph import INPUT, GraphArchitecture, Node
@@ -80,8 +81,8 @@ def test_a_method_that_cannot_is_passed_over_and_said(asked):
 
     outcome = automatic(made, {"never": never, "permute": permutation})
     assert outcome.more["auto"]["chosen"].startswith("permute")
-    assert "never, lost: no way to it" in said
-    with pytest.raises(UsageError, match="no way to it"):
+    assert said.count("auto: never is not compared: no way to it") == 1
+    with pytest.raises(UsageError, match="no method can: never: no way to it"):
         automatic(made, {"never": never})
 
 
@@ -137,3 +138,20 @@ def test_what_was_searched_to_compare_is_not_searched_again(asked, monkeypatch):
     monkeypatch.setattr("igcsearch.publish.methods.permute", counted)
     automatic(made, {"permute": permutation})
     assert seen == [False, True]
+
+
+def test_what_is_judged_is_what_the_method_makes(asked, images):
+    """Sparse networks too, whose codes are loaded after they are made."""
+    made, _ = asked
+    outcome = automatic(replace(made, budget=Budget(params=GRAPH.params * 6 // 10)), {"cci": cross_channel}, ["lost"])
+    (row,) = outcome.more["auto"]["compared"]
+    with torch.no_grad():
+        loss, _ = judged.__wrapped__(outcome.found.architecture, outcome.found.state, images)
+    assert row["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_n_that_is_given_is_not_chosen_by_importances(asked):
+    made, _ = asked
+    given = replace(made, budget=Budget(params=GRAPH.params), epochs=0, lines=Lines(n=1, m=2))
+    told = automatic(given, {"permute": permutation, "cci": cross_channel}).more["auto"]
+    assert [row["way"] for row in told["compared"]] == ["permute, lost", "permute, sensitivity", "cci, lost"]
