@@ -82,7 +82,7 @@ def compress(
     os.environ.update(thread_settings(threads or available_cores()))  # before torch
     from ..compress.criterion import CRITERIA
     from ..compress.sparse_training import WAYS
-    from ..publish.methods import METHODS, Compression, Lines, Penalty
+    from ..publish.methods import METHODS, Compression, Lines, Penalty, at_once, check_penalty
     from ..publish.tuning import IMPORTANCES, FineTuning
 
     choices = (
@@ -118,6 +118,9 @@ def compress(
     of_penalty = {"epochs": penalty_epochs, "threshold": threshold, "delta": delta}
     of_lines = {"n": n, "m": m, "axis": axis, "way": way}
     _check_methods(method, of_penalty, of_lines)
+    check_penalty(penalty_epochs, epochs)
+    if method != "permute":
+        at_once(steps, method)
     teaching = {"temperature": temperature, "weight": distill_weight}
     if not distill and teacher is None and any(value is not None for value in teaching.values()):
         raise UsageError("--temperature and --distill-weight are of a distillation; give --distill or --teacher too")
@@ -176,7 +179,7 @@ def compress(
         limits=[None if each is None else asdict(each) for each in (max_params, max_macs, max_latency)],
         say=say,
     )
-    if method != "cci":
+    if method in ("permute", "sparsify"):
         _tell_layers(dense, asked.layers)
     if method == "auto":
         outcome = automatic(asked, METHODS, IMPORTANCES if importance is None else (importance,))
@@ -219,7 +222,8 @@ def _check_methods(method: str, of_penalty: dict[str, Any], of_lines: dict[str, 
     if of_penalty["delta"] is not None:
         check_delta(of_penalty["delta"])
     if _given(of_lines):
-        Sparsity(of_lines["n"] or 1, of_lines["m"] or 4, of_lines["axis"] or "in")
+        n, m, axis = of_lines["n"], of_lines["m"], of_lines["axis"]
+        Sparsity(1 if n is None else n, 4 if m is None else m, axis or "in")
 
 
 def _tell_layers(given: Source, layers: list[str]) -> None:

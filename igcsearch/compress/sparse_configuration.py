@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from torch import Tensor
@@ -83,6 +84,8 @@ def line_tables(graph: GraphArchitecture, scores: Mapping[str, Tensor], m: int, 
         for n in range(m, 0, -1):
             weights = replace(convolution, sparsity=(n, m), sparse_axis=axis).kept_weights
             cost = Cost(weights, weights * height * width)
+            if weights in options and options[weights].n == m:
+                continue  # short lines: it keeps all, which is no sparsity
             options[weights] = Option(convolution.groups, max(0.0, 1.0 - shares[n - 1]), cost, n=n)
         found.append(Table(name, node.reads[0], np.zeros((0, 0)), tuple(options.values())))
     return found
@@ -91,11 +94,14 @@ def line_tables(graph: GraphArchitecture, scores: Mapping[str, Tensor], m: int, 
 def cut_lines(m: int, axis: str, scores: Mapping[str, Tensor]) -> Callable[[Table, Option, Tensor], Tensor | None]:
     """What an option makes of a weight, for `sensitivity.measured`: zeros where the mask of its N leaves weights out."""
 
+    @cache
+    def mask(name: str, n: int, groups: int) -> Tensor:
+        return strongest(scores[name], Sparsity(n, m, axis), groups)
+
     def cutting(table: Table, option: Option, weight: Tensor) -> Tensor | None:
         if option.n is None or option.n == m:
             return None
-        mask = strongest(scores[table.name], Sparsity(option.n, m, axis), option.groups)
-        return weight * mask.to(weight)
+        return weight * mask(table.name, option.n, option.groups).to(weight)
 
     return cutting
 

@@ -52,11 +52,15 @@ def settled_lines(
     readers: list[tuple[Atoms, Reader]] = []  # of each branch its atoms, in order
     for layer in layers:
         readers += _readers(graph, channels, layer)
+    reading: dict[int, list[tuple[Atoms, Reader]]] = {}  # by atom; a block's atoms stand in the same tensors
+    for own, reader in readers:
+        for atom in np.unique(own).tolist():
+            reading.setdefault(atom, []).append((own, reader))
     blocks = []
     for atoms in channels.blocks:
         sides = [
             (reader, places[:, column])
-            for own, reader in readers
+            for own, reader in reading.get(int(atoms[0]), [])
             if np.isin(atoms, own).all()
             for places in [places_of(own, atoms)]
             for column in range(places.shape[1])

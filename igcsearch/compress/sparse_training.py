@@ -133,7 +133,7 @@ class SparseTraining(Callback):
             if not isinstance(conv, nn.Conv2d):
                 raise UsageError(f"{name!r} is no convolution with weights of its own that could be made sparse")
             weight = conv.weight
-            slope = None if self._slopes is None else self._slopes[name].to(weight)
+            slope = None if self._slopes is None else self._slopes[name].to(weight, copy=True)
             layer = _Layer(
                 sparsity, conv.groups, weight, weight.detach().clone(), torch.ones_like(weight, dtype=torch.bool), slope
             )

@@ -57,8 +57,9 @@ class Sparsify(Callback):
     """Adds the penalty to the gradients of some layers; see the module.
 
     The record has the budget, the step of lambda (delta) and the steps of a period; now: lambda, the groups of each layer by its
-    level, and the sparsity (share of parameters or multiply-adds gone); and of each period so far its last step, lambda, the
-    sparsity, the mean share of the criterion that is kept at the levels, and the threshold that would meet the budget (null: none).
+    level, and the sparsity (share of parameters or multiply-adds gone); and of each period so far its last step, lambda from
+    there on, the sparsity, the mean share of the criterion that is kept at the levels, and the threshold that would meet the
+    budget (null: none).
 
     Args:
         graph: what is trained.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from ..errors import UsageError
 from ..nn.network import module_of
 from ..spec import Architecture
 from ..training import ImageData
+from ..training.checkpoint import state_digest
 from ..wording import percent
+from .kept import Kept
 from .methods import Compression, Outcome, at_once
 from .tuning import CALIBRATION, IMPORTANCES, calibration
 
@@ -51,7 +54,7 @@ def automatic(asked: Compression, methods: Mapping[str, Method], importances: Se
     Raises:
         UsageError: none of them meets it; what each said. Or steps, which not every method has.
     """
-    at_once(asked, "auto")
+    at_once(asked.steps, "auto")
     limits, why_not = asked.budget, None
     if not (limits.macs is None and limits.latency_ms is None):
         why_not = (
@@ -63,17 +66,39 @@ def automatic(asked: Compression, methods: Mapping[str, Method], importances: Se
     if "cci" in methods and why_not is not None:
         methods = {name: method for name, method in methods.items() if name != "cci"}
         asked.say(f"auto: cci is not compared: {why_not}")
+    if asked.images is None and asked.criterion is None:
+        asked = replace(asked, criterion="l2")  # shares of one criterion are compared
+    identity: list[Any] = [asked.given.graph.hash, state_digest(asked.given.state), [*methods], [*importances]]
+    identity += [
+        asked.shared_identity,
+        asked.criterion,
+        [*asked.only],
+        [*asked.skip],
+        asdict(asked.penalty),
+        asdict(asked.lines),
+    ]
+    kept = Kept(asked.partial, "auto", identity)
+    read = kept.read()
+    rows: list[dict[str, Any]] = _compared(asked, methods, importances) if read is None else read[1]
+    if read is None:
+        kept.write({}, rows)
+    best = min(rows, key=lambda row: row["loss"]) if "loss" in rows[0] else max(rows, key=lambda row: row["kept"])
+    what = f"least loss, {best['loss']:.4f}," if "loss" in best else f"most kept, {percent(best['kept'])},"
+    why = f"{what} of {len(rows)} ways at once under the same budget"
+    asked.say(f"auto: {best['way']}: {why}")
+    outcome = methods[best["method"]](replace(asked, importance=best["importance"]))
+    told = {"chosen": best["way"], "importance": best["importance"], "why": why, "compared": rows}
+    return replace(outcome, more={**outcome.more, "auto": told})
+
+
+def _compared(asked: Compression, methods: Mapping[str, Method], importances: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each way that meets the budget."""
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}  # methods, and why
     for way in ways(asked, [*methods], importances):
         if way.method in failed:
             continue
-        trial = replace(
-            asked,
-            importance=way.importance,
-            epochs=0,
-            penalty=replace(asked.penalty, epochs=None),
-        )
+        trial = replace(asked, importance=way.importance, epochs=0, penalty=replace(asked.penalty, epochs=None))
         try:
             found = methods[way.method](trial).found
         except UsageError as error:
@@ -94,29 +119,27 @@ def automatic(asked: Compression, methods: Mapping[str, Method], importances: Se
         rows.append({**row, "index": len(rows), "method": way.method, "importance": way.importance})
     if not rows:
         raise UsageError(f"no method can: {'; '.join(f'{method}: {error}' for method, error in failed.items())}")
-    best = min(rows, key=lambda row: row["loss"]) if "loss" in rows[0] else max(rows, key=lambda row: row["kept"])
-    what = f"least loss, {best['loss']:.4f}," if "loss" in best else f"most kept, {percent(best['kept'])},"
-    why = f"{what} of {len(rows)} ways at once under the same budget"
-    asked.say(f"auto: {best['way']}: {why}")
-    outcome = methods[best["method"]](replace(asked, importance=best["importance"]))
-    told = {"chosen": best["way"], "importance": best["importance"], "why": why, "compared": rows}
-    return replace(outcome, more={**outcome.more, "auto": told})
+    return rows
+
+
+def unseen(images: ImageData) -> list[tuple[Tensor, Tensor]]:
+    """Batches of training images behind those that methods calibrate with: about CALIBRATION, or all that are left.
+
+    Where none is left, the last half of what methods have seen.
+    """
+    batches = calibration(images, 2 * CALIBRATION)
+    every = accumulate(len(labels) for _, labels in batches)
+    seen = next((number for number, count in enumerate(every, 1) if count >= CALIBRATION), len(batches))
+    return batches[seen:] or batches[len(batches) // 2 :]
 
 
 @torch.inference_mode()
 def judged(architecture: Architecture, state: Mapping[str, Tensor], images: ImageData) -> tuple[float, float]:
-    """Mean cross-entropy and share right on training images behind those that methods calibrate with.
-
-    Of fewer than 2 CALIBRATION training images about the second half is taken, of which methods have seen some.
-    """
+    """Mean cross-entropy and share right on the `unseen` training images."""
     network = module_of(architecture).eval()
     network.load_state_dict(dict(state))
-    batches, seen = calibration(images, 2 * CALIBRATION), 0
     loss, right, count = 0.0, 0, 0
-    for inputs, labels in batches:
-        seen += len(labels)
-        if seen <= CALIBRATION and seen < len(images.train) // 2:
-            continue
+    for inputs, labels in unseen(images):
         logits = network(inputs)
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         right, count = right + int((logits.argmax(1) == labels).sum()), count + len(labels)

@@ -193,10 +193,14 @@ def _read(kept: Kept) -> _Prepared | None:
     """What was kept of the same call; None where there is nothing."""
     if (read := kept.read()) is None:
         return None
-    tensors, (names, chosen, notes) = read
+    tensors, facts = read
     parts = {
         what: {name.removeprefix(what): tensor for name, tensor in tensors.items() if name.startswith(what)}
         for what in ("state.", "slope.")
     }
-    chosen = {name: Sparsity(*numbers) for name, numbers in chosen.items()}
+    try:
+        names, chosen, notes = facts
+        chosen = {name: Sparsity(*numbers) for name, numbers in chosen.items()}
+    except (TypeError, ValueError, AttributeError):  # of another version
+        return None
     return _Prepared(parts["state."], parts["slope."] or None, names, chosen, tuple(notes))

@@ -95,6 +95,9 @@ def finish(
         "latency_ms_before": clock.dense_ms,
         "max_rel_diff_masked_vs_converted": found.difference,
     }
+    more = dict(outcome.more)
+    if more.get("sparsified"):  # a row for each period is in compression.json alone
+        more["sparsified"] = {key: value for key, value in more["sparsified"].items() if key != "periods"}
     size = found.architecture.image_size
     input_size = [found.architecture.in_channels, size, size]
     provenance = {
@@ -103,7 +106,7 @@ def finish(
         "criterion": outcome.criterion,
         "configuration": found.configuration,
         **record,
-        **outcome.more,
+        **more,
         "groups": {row["layer"]: row["groups"] for row in found.layers},
     }
     if images is not None and recipe is not None:
@@ -111,7 +114,7 @@ def finish(
         metrics = entry_metrics(found.architecture, images, recipe, [run], provenance=provenance, cost=cost)
         metrics["epochs"] = all_epochs
         if result is None:
-            metrics["recipe"] = {}
+            metrics["recipe"] = outcome.more.get("sparsified", {}).get("recipe", {})
     else:
         metrics = {"family": found.architecture.family, "input_size": input_size}
         metrics |= {"mean": given.mean, "std": given.std, **cost, "provenance": provenance}
@@ -132,8 +135,8 @@ def finish(
         **outcome.more,
         "layers": layers,
     }
-    more = {RECORD: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
-    write_entry(folder, found.architecture, state, metrics, overwrite=overwrite, more=more)
+    files = {RECORD: json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
+    write_entry(folder, found.architecture, state, metrics, overwrite=overwrite, more=files)
     shutil.rmtree(partial_folder(folder), ignore_errors=True)
     return {**record, "path": str(folder)}
 

@@ -24,6 +24,7 @@ from ..spec.graph import GraphArchitecture
 from ..training import ImageData, TrainResult
 from ..wording import plural
 from .cci import cci
+from .kept import Kept
 from .pruned import falling, pruned
 from .sparsified import sparsify
 from .tuning import SENSITIVITY, FineTuning, calibration, recalibrated
@@ -107,11 +108,14 @@ class Compression:
 
     def identity(self, criterion: str) -> list[Any]:
         """JSON data: all that group counts depend on beside the network's weights and the way of training."""
+        return [criterion, self.importance, self.layers, self.shared_identity]
+
+    @property
+    def shared_identity(self) -> list[Any]:
+        """JSON data: of that, what all methods have in common."""
         images = None if self.images is None else self.images.fingerprint
-        return [
-            *(criterion, self.importance, self.recalibrate, self.layers, self.gathers, self.tuning.seed),
-            *(self.budget.to_dict() if self.limits is None else self.limits, images),
-        ]
+        limits = self.budget.to_dict() if self.limits is None else self.limits
+        return [self.recalibrate, self.gathers, self.tuning.seed, limits, images]
 
     def normed(self, found: Permuted) -> Permuted:
         """With statistics of batch norms taken anew, where that is asked for and possible."""
@@ -193,7 +197,7 @@ def sparsification(asked: Compression) -> Outcome:
     Raises:
         UsageError: a budget that no levels meet, a threshold outside (0, 1), more epochs with the penalty than there are, or steps.
     """
-    at_once(asked, "sparsify")
+    at_once(asked.steps, "sparsify")
     criterion, epochs = asked.criterion or "l1", asked.penalty.epochs
     if epochs is None:
         epochs = round(PENALTY_SHARE * asked.epochs)
@@ -201,15 +205,15 @@ def sparsification(asked: Compression) -> Outcome:
             asked.say(
                 f"{plural(asked.epochs, 'epoch')} in all: none has the penalty, the network is cut as it is; raise --epochs"
             )
-    if epochs > asked.epochs:
-        raise UsageError(
-            f"{epochs} epochs with the penalty are more than the {asked.epochs} in all; raise --epochs, or lower --penalty-epochs"
-        )
+    check_penalty(epochs, asked.epochs)
+
+    recipe = None if asked.images is None else asked.tuning.recipe(asked.images, epochs).to_dict()
+    how = [*asked.identity(criterion), asdict(asked.penalty), epochs, recipe, asked.tuning.taught]
 
     def prune(graph: GraphArchitecture, state: Mapping[str, Tensor], inside: Budget) -> Permuted:
         found = sparsify(
             *(graph, state, asked.images, inside, epochs, asked.tuning),
-            asked.partial / "sparsify-checkpoint.safetensors",
+            Kept(asked.partial, "sparsify-checkpoint", how).path,
             layers=asked.layers,
             criterion=criterion,
             threshold=asked.penalty.threshold,
@@ -223,8 +227,6 @@ def sparsification(asked: Compression) -> Outcome:
         )
         return asked.normed(found)
 
-    recipe = None if asked.images is None else asked.tuning.recipe(asked.images, epochs).to_dict()
-    how = [*asked.identity(criterion), asdict(asked.penalty), epochs, recipe, asked.tuning.taught]
     found, done = pruned(
         *(asked.given, prune, [asked.budget], [], asked.images, asked.partial, asked.tuning),
         how=how,
@@ -243,7 +245,7 @@ def cross_channel(asked: Compression) -> Outcome:
         UsageError: N, M or a budget that cannot be, or steps, gathers, a limit on latency or a criterion of whole kernels; N where
             sensitivity is to choose it.
     """
-    at_once(asked, "cci")
+    at_once(asked.steps, "cci")
     if asked.criterion not in (None, "l1", "taylor"):
         raise UsageError(
             f"criterion {asked.criterion} is of whole kernels, and cci chooses single weights: by l1 or taylor"
@@ -274,9 +276,17 @@ def cross_channel(asked: Compression) -> Outcome:
     return Outcome(found.pruned, selection, trained=trained, more=more)
 
 
-def at_once(asked: Compression, method: str) -> None:
-    """Raise UsageError for steps: the method has none."""
-    if asked.steps > 1:
+def check_penalty(epochs: int | None, of: int) -> None:
+    """Raise UsageError for more epochs with the penalty than there are in all."""
+    if epochs is not None and epochs > of:
+        raise UsageError(
+            f"{epochs} epochs with the penalty are more than the {of} in all; raise --epochs, or lower --penalty-epochs"
+        )
+
+
+def at_once(steps: int, method: str) -> None:
+    """Raise UsageError for several steps: the method has none."""
+    if steps > 1:
         raise UsageError(f"{method} is not done in steps; leave --steps out, or take --method permute")
 
 

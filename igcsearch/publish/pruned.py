@@ -84,7 +84,7 @@ def pruned(
             break
         assert images is not None
         say(f"step {number} of {len(budgets)}: {cost['params']:,} parameters, {cost['macs']:,} MACs; fine-tuning")
-        checkpoint = partial / f"step-{number}-checkpoint.safetensors"
+        checkpoint = kept.path.with_suffix(".checkpoint.safetensors")
         result = fine_tune(found.architecture, found.state, images, epochs[number - 1], tuning, checkpoint, say)
         done[-1] |= {"epochs": result.epochs, "validation_accuracy": result.validation_accuracy}
         done[-1]["seconds"] = result.seconds

@@ -73,8 +73,9 @@ def sparsify(
         say: is given a line for each epoch.
 
     Returns:
-        The network, not fine-tuned. Its `sparsified` has of the training `Sparsify`'s record, the number of epochs and its seconds,
-        and of the end the one threshold for all layers that meets the budget (null: none does), with the cost that it gives.
+        The network, not fine-tuned. Its `sparsified` has of the training `Sparsify`'s record, the number of epochs, seconds,
+        validation accuracy and recipe, and of the end the one threshold for all layers that meets the budget (null: none does),
+        with the cost that it gives.
 
     Raises:
         UsageError: a budget that no levels meet (before anything is trained; says the smallest), a threshold outside (0, 1), a
@@ -116,11 +117,9 @@ def sparsify(
             say=say,
         )
         result = fine_tune(graph, dict(state), images, epochs, tuning, checkpoint, say, [callback])
-        state, begin, record = (
-            result.state_dict,
-            callback.places,
-            {**record, **callback.record, "seconds": result.seconds},
-        )
+        state, begin = result.state_dict, callback.places
+        record |= {**callback.record, "seconds": result.seconds, "validation_accuracy": result.validation_accuracy}
+        record["recipe"] = result.recipe.to_dict()
     tables, order = found_of(state, criterion, begin)
     cut = levels.bisected(graph, tables, budget)
     record["threshold"], record["at_threshold"] = (None, None) if cut is None else (cut[0], cut[1]._asdict())

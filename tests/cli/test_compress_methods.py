@@ -34,6 +34,9 @@ def test_sparsify(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     assert package.load(tmp_path / "out").architecture.macs == found["macs"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["provenance"]["sparsified"]["epochs"] == 1
+    assert metrics["provenance"]["sparsified"]["recipe"]["schedule"] == "constant"
+    assert "periods" not in metrics["provenance"]["sparsified"]
+    assert metrics["epochs"] == 2
 
 
 def test_cci(source: Path, tmp_path: Path, igcsearch: Run) -> None:

@@ -80,6 +80,15 @@ def test_n_inside_a_budget(share):
         assert all(each.n < 8 for each in chosen.values())
 
 
+def test_a_short_line_that_keeps_all_is_not_sparse():
+    """Of 3 channels 11:16 keeps all."""
+    graph = chain([3, 8, 8])
+    scores = weight_scores(graph, weights(graph), ["conv0"])
+    (table,) = line_tables(graph, scores, 16)
+    assert [option.n for option in table.options] == [16, 6, 1]
+    assert sparsities(graph, scores, 16, budget=Budget(macs=graph.macs)) == {}
+
+
 def test_least_is_lost_of_all_choices():
     graph = chain([3, 8, 8, 12])
     state = weights(graph)

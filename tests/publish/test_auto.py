@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,9 +11,9 @@ from igcsearch.compress.source import Source
 from igcsearch.errors import UsageError
 from igcsearch.nn.graph import GraphNetwork
 from igcsearch.nn.network import initialise
-from igcsearch.publish.auto import automatic, judged
+from igcsearch.publish.auto import automatic, judged, unseen
 from igcsearch.publish.methods import Compression, Lines, Penalty, cross_channel, permutation
-from igcsearch.publish.tuning import FineTuning
+from igcsearch.publish.tuning import CALIBRATION, FineTuning, calibration
 from igcsearch.spec import Budget
 from igcsearch.spec.graph import INPUT, GraphArchitecture, Node
 from igcsearch.spec.operations import Activation, AdaptivePool, BatchNorm, Convolution, Flatten, Linear
@@ -63,6 +64,27 @@ def test_the_least_loss_on_images_no_method_saw_is_taken(asked, images):
     loss, right = judged(outcome.found.architecture, outcome.found.state, images)
     assert (loss, right) == pytest.approx((rows[told["chosen"]]["loss"], rows[told["chosen"]]["accuracy"]))
     assert any(line.startswith(f"auto: {told['chosen']}: least loss") for line in said)
+
+
+@pytest.mark.parametrize("count", [1500, 2048, 3000, 5000])
+def test_what_judges_is_what_no_method_calibrates_on(tmp_path, count):
+    numbers = np.arange(count)
+    pixels = np.stack([numbers % 256, numbers // 256, 0 * numbers], axis=1).astype(np.uint8)
+    pixels = np.broadcast_to(pixels[:, None, None, :], (count, 4, 4, 3))
+    content = {
+        f"{kind}_{part}": each for part in ("train", "test") for kind, each in (("x", pixels), ("y", numbers % 4))
+    }
+    np.savez(tmp_path / "numbers.npz", **content)
+    images = load_data(DataSpec(str(tmp_path / "numbers.npz")))
+
+    def which(batches):
+        every = torch.cat([inputs[:, :2, 0, 0] for inputs, _ in batches])
+        return {tuple(row) for row in every.tolist()}
+
+    calibrated, judging = which(calibration(images)), which(unseen(images))
+    assert judging
+    assert not calibrated & judging
+    assert len(judging) >= min(len(images.train) - len(calibrated), CALIBRATION - 128)
 
 
 def test_without_images_most_kept_is_taken(asked):
@@ -136,8 +158,11 @@ def test_what_was_searched_to_compare_is_not_searched_again(asked, monkeypatch):
         return permute(*given, **more)
 
     monkeypatch.setattr("igcsearch.publish.methods.permute", counted)
-    automatic(made, {"permute": permutation})
+    first = automatic(made, {"permute": permutation})
     assert seen == [False, True]
+    again = automatic(made, {"permute": permutation})
+    assert seen == [False, True]
+    assert again.more == first.more
 
 
 def test_what_is_judged_is_what_the_method_makes(asked, images):
