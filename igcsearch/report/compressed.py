@@ -55,7 +55,8 @@ def compression_page(record: Record) -> str:
     name = str(record.get("name", "network"))
     record = _nonzero(record)
     header = f'<p class="eyebrow">igcsearch compression</p>\n<h1>{text(name)}</h1>\n{_lead(record)}'
-    sections = [_tiles(record), _picture(record["layers"]), _tuning(record), _made(record), _table(record["layers"])]
+    sections = [_tiles(record), _picture(record["layers"]), _tuning(record), _compared(record), _made(record)]
+    sections.append(_table(record["layers"]))
     return document(name, [STYLE, _STYLE], header, "\n".join(filter(None, sections)), WHOLE)
 
 
@@ -75,7 +76,7 @@ def _lead(record: Record) -> str:
     macs, what = "multiply-adds", f"{plural(len(rows), 'dense convolution')} became group convolutions"
     if sparse(rows):
         macs = "multiply-adds by weights that are not zero"
-        what = f"{plural(len(rows), 'convolution')} that could be are N:M sparse now"
+        what = f"{plural(len(rows), 'convolution')} that can be are N:M sparse now"
     return (
         f'<p class="lead"><b>{source}</b> with <b>{share}</b> of its {macs}: {grouped} of {what}. '
         f"{_accuracies(record)}</p>"
@@ -195,6 +196,27 @@ def _tuning(record: Record) -> str:
 <p class="note">{note}</p>
 {curve_picture(curve)}
 <details{" open" if len(curve) == 1 else ""}><summary>All epochs</summary>{listed}</details>
+</section>"""
+
+
+def _compared(record: Record) -> str:
+    """What the method auto compared."""
+    if not (auto := record.get("auto")):
+        return ""
+    rows = auto["compared"]
+    columns = ["way", ">parameters", ">multiply-adds", ">kept", ">loss", ">right"]
+    cells = [
+        [
+            *(row["way"], count(row["params"]), count(row["macs"]), percent(row["kept"])),
+            *((f"{row['loss']:.4f}", percent(row["accuracy"])) if "loss" in row else (_MISSING, _MISSING)),
+        ]
+        for row in rows
+    ]
+    return f"""<section>
+<h2>Methods compared</h2>
+<p class="note">Each at once, without training, under the same budget; loss and share right are of training images. Taken:
+{text(auto["chosen"])}, {text(auto["why"])}.</p>
+{table(columns, cells, (row["way"] != auto["chosen"] for row in rows))}
 </section>"""
 
 

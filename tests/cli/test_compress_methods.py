@@ -80,7 +80,9 @@ def test_auto_says_why(source: Path, tmp_path: Path, igcsearch: Run) -> None:
     assert set(ways) == {f"{method}, {how}" for method in ("permute", "sparsify") for how in ("lost", "sensitivity")}
     assert ways[found["auto"]["chosen"]] == min(ways.values())
     assert found["auto"]["chosen"].endswith(f", {found['importance']}")
-    assert "least loss" in (tmp_path / "out" / "index.html").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "least loss" in page
+    assert all(way in page and f"{loss:.4f}" in page for way, loss in ways.items())
     assert "cci is not compared" in done.err
 
 
