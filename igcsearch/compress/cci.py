@@ -65,8 +65,7 @@ def masks_of(
 ) -> dict[str, Tensor]:
     """The masks of the largest scores: bool, of the weights' shapes."""
     return {
-        name: strongest(scores[name], sparsity, _convolution(graph, name).groups)
-        for name, sparsity in sparsities.items()
+        name: strongest(scores[name], sparsity, graph.convolution(name).groups) for name, sparsity in sparsities.items()
     }
 
 
@@ -136,7 +135,7 @@ def sparsified(
 def _row(
     graph: GraphArchitecture, made: GraphArchitecture, name: str, scores: Tensor, sparsity: Sparsity | None
 ) -> dict[str, Any]:
-    old, new = _convolution(graph, name), _convolution(made, name)
+    old, new = graph.convolution(name), made.convolution(name)
     kept = 1.0
     if sparsity is not None:
         kept = kept_shares(scores, sparsity.m, sparsity.axis, old.groups)[sparsity.n - 1]
@@ -154,9 +153,3 @@ def _row(
         "macs": new.macs(made.shapes[name]),
         "nonzero_macs": new.nonzero_macs(made.shapes[name]),
     }
-
-
-def _convolution(graph: GraphArchitecture, name: str) -> Convolution:
-    operation = graph.node(name).operation
-    assert isinstance(operation, Convolution)
-    return operation

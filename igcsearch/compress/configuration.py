@@ -224,7 +224,7 @@ def uniform(
         picked = [sum(option.groups <= groups for option in table.options) - 1 for table in found]
         chosen = [table.options[i] for table, i in zip(found, picked, strict=True)]
         slow = limit is not None and times is not None and times.predicted(picked) > limit
-        if budget.admits(*_sum(fixed, chosen)) and not slow:
+        if budget.admits(*summed(fixed, chosen)) and not slow:
             return chosen
     return None
 
@@ -241,7 +241,7 @@ def local(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> l
         limits = [(cost.params, budget.params), (cost.macs, budget.macs)]
         return sum(max(0.0, spent / limit - 1) for spent, limit in limits if limit is not None)
 
-    while (excess := over(now := _sum(fixed, chosen()))) > 0:
+    while (excess := over(now := summed(fixed, chosen()))) > 0:
         best: tuple[float, int, int] | None = None
         for number, table in enumerate(found):
             here = table.options[at[number]]
@@ -253,7 +253,7 @@ def local(graph: GraphArchitecture, found: Sequence[Table], budget: Budget) -> l
         if best is None:
             return None
         at[best[1]] = best[2]
-    now, moved = _sum(fixed, chosen()), True
+    now, moved = summed(fixed, chosen()), True
     while moved:
         moved = False
         for number in sorted(range(len(found)), key=lambda n: -found[n].harm(found[n].options[at[n]])):
@@ -269,7 +269,7 @@ def fills(
     graph: GraphArchitecture, found: Sequence[Table], chosen: Sequence[Option], budget: Budget, share: float
 ) -> bool:
     """Whether these options fill at least that share of a limit on parameters or multiply-adds."""
-    cost = _sum(_fixed(graph, found), chosen)
+    cost = summed(_fixed(graph, found), chosen)
     limits = [(cost.params, budget.params), (cost.macs, budget.macs)]
     return any(limit is not None and spent >= share * limit for spent, limit in limits)
 
@@ -277,7 +277,7 @@ def fills(
 def smallest(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:
     """The least parameters and the least multiply-adds that group counts can give."""
     fixed = _fixed(graph, found)
-    return _sum(fixed, [table.options[-1] for table in found])
+    return summed(fixed, [table.options[-1] for table in found])
 
 
 def _fixed(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:
@@ -287,7 +287,8 @@ def _fixed(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:
     return Cost(params - sum(cost.params for cost in dense), macs - sum(cost.macs for cost in dense))
 
 
-def _sum(fixed: Cost, chosen: Sequence[Option]) -> Cost:
+def summed(fixed: Cost, chosen: Sequence[Option]) -> Cost:
+    """What a network costs with these options of its tables; `fixed`: without any."""
     params = fixed.params + sum(option.cost.params for option in chosen)
     return Cost(params, fixed.macs + sum(option.cost.macs for option in chosen))
 
@@ -298,7 +299,7 @@ def _exchanged(cost: Cost, before: Option, after: Option) -> Cost:
 
 
 def _impossible(fixed: Cost, found: Sequence[Table], budget: Budget, times: Times | None) -> str:
-    least = _sum(fixed, [table.options[-1] for table in found])
+    least = summed(fixed, [table.options[-1] for table in found])
     limits = [f"{limit:,} {name}" for name, limit in (("params", budget.params), ("macs", budget.macs)) if limit]
     has = f"the smallest has {least.params:,} params and {least.macs:,} macs"
     if budget.latency_ms is not None and times is not None:

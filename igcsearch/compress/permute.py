@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..spec import Budget
 from ..spec.graph import GraphArchitecture
-from ..spec.operations import Convolution, Gather
+from ..spec.operations import Gather
 from .channels import channels_of
 from .configuration import FILLED, Option, Table, Times, configured, fills, tables, uniform
 from .convert import converted, difference_of, masked
@@ -222,7 +222,7 @@ def grouped(table: Table, option: Option) -> Grouped:
 
 
 def _row(graph: GraphArchitecture, made: GraphArchitecture, table: Table, orders: Orders) -> dict[str, Any]:
-    old, new = (_convolution(each, table.name) for each in (graph, made))
+    old, new = (each.convolution(table.name) for each in (graph, made))
     return {
         "layer": table.name,
         "in_channels": old.in_channels,
@@ -233,9 +233,3 @@ def _row(graph: GraphArchitecture, made: GraphArchitecture, table: Table, orders
         "macs_before": old.macs(graph.shapes[table.name]),
         "macs": new.macs(made.shapes[table.name]),
     }
-
-
-def _convolution(graph: GraphArchitecture, name: str) -> Convolution:
-    operation = graph.node(name).operation
-    assert isinstance(operation, Convolution)
-    return operation

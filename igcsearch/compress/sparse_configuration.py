@@ -18,9 +18,8 @@ from ..errors import UsageError
 from ..nn.sparse import strongest
 from ..spec import Budget, Cost
 from ..spec.graph import GraphArchitecture
-from ..spec.operations import Convolution
 from ..spec.sparsity import Sparsity
-from .configuration import TIE, Option, Table, fullest
+from .configuration import TIE, Option, Table, fullest, summed
 from .sparse_masks import kept_shares
 
 #: Gives tables the harm of their options (`sensitivity.measured`).
@@ -67,7 +66,8 @@ def sparsities(
     return {
         table.name: Sparsity(option.n, m, axis)
         for table, option in zip(found, chosen, strict=True)
-        if option.n is not None and option.n < m
+        if option.n is not None
+        and option is not table.options[0]  # which keeps all, on short lines by an N below M too
     }
 
 
@@ -75,17 +75,13 @@ def line_tables(graph: GraphArchitecture, scores: Mapping[str, Tensor], m: int, 
     """A table for each layer: an option for each N that keeps another number of weights, the dense layer first."""
     found = []
     for name, each in scores.items():
-        node = graph.node(name)
-        convolution = node.operation
-        assert isinstance(convolution, Convolution)
+        node, convolution = graph.node(name), graph.convolution(name)
         _, height, width = graph.shapes[name]
         shares = kept_shares(each, m, axis, convolution.groups)
         options: dict[int, Option] = {}
         for n in range(m, 0, -1):
             weights = replace(convolution, sparsity=(n, m), sparse_axis=axis).kept_weights
             cost = Cost(weights, weights * height * width)
-            if weights in options and options[weights].n == m:
-                continue  # short lines: it keeps all, which is no sparsity
             options[weights] = Option(convolution.groups, max(0.0, 1.0 - shares[n - 1]), cost, n=n)
         found.append(Table(name, node.reads[0], np.zeros((0, 0)), tuple(options.values())))
     return found
@@ -114,7 +110,7 @@ def _configured(graph: GraphArchitecture, found: Sequence[Table], budget: Budget
     limits = [getattr(budget, name) - getattr(fixed, name) for name in names]
     chosen = fullest(values, costs, limits, [getattr(budget, name) for name in names])
     if not chosen:
-        raise UsageError(_impossible(_cost_of(fixed, [table.options[-1] for table in found]), budget, m))
+        raise UsageError(_impossible(summed(fixed, [table.options[-1] for table in found]), budget, m))
     return [table.options[i] for table, i in zip(found, chosen, strict=True)]
 
 
@@ -123,7 +119,7 @@ def _check_uniform(graph: GraphArchitecture, found: Sequence[Table], n: int, m: 
     fixed = _fixed(graph, found)
 
     def cost(n: int) -> Cost:
-        return _cost_of(fixed, [_option(table, n, m) for table in found])
+        return summed(fixed, [_option(table, n, m) for table in found])
 
     if budget.admits(*cost(n)):
         return
@@ -147,11 +143,6 @@ def _fixed(graph: GraphArchitecture, found: Sequence[Table]) -> Cost:
     dense = [table.options[0].cost for table in found]
     params = graph.params - sum(cost.params for cost in dense)
     return Cost(params, graph.nonzero_macs - sum(cost.macs for cost in dense))
-
-
-def _cost_of(fixed: Cost, chosen: Sequence[Option]) -> Cost:
-    params = fixed.params + sum(option.cost.params for option in chosen)
-    return Cost(params, fixed.macs + sum(option.cost.macs for option in chosen))
 
 
 def _limits(budget: Budget) -> str:

@@ -120,6 +120,12 @@ class GraphArchitecture(Architecture):
                 found[name].append(node.name)
         return {name: tuple(names) for name, names in found.items()}
 
+    def convolution(self, name: str) -> Convolution:
+        """That of a node that is one."""
+        operation = self.node(name).operation
+        assert isinstance(operation, Convolution)
+        return operation
+
     def convolutions(self) -> Iterator[tuple[Node, Convolution]]:
         """The nodes that are convolutions, with their operation."""
         for node in self.nodes:

@@ -85,8 +85,10 @@ def test_a_short_line_that_keeps_all_is_not_sparse():
     graph = chain([3, 8, 8])
     scores = weight_scores(graph, weights(graph), ["conv0"])
     (table,) = line_tables(graph, scores, 16)
-    assert [option.n for option in table.options] == [16, 6, 1]
+    assert [option.n for option in table.options] == [11, 6, 1]
     assert sparsities(graph, scores, 16, budget=Budget(macs=graph.macs)) == {}
+    with pytest.raises(UsageError, match="10:16 meets it"):  # 2 of 3
+        sparsities(graph, scores, 16, n=12, budget=Budget(macs=graph.macs - 1))
 
 
 def test_least_is_lost_of_all_choices():
