@@ -191,7 +191,7 @@ def test_sensitivity_needs_images(source: Path, tmp_path: Path, igcsearch: Run) 
     call = ("compress", f"{source}:net", "--max-macs", "50%", "--epochs", "0", "--importance", "sensitivity")
     refused = igcsearch(*call, "--out", tmp_path / "out")
     assert refused.status == 2
-    assert "need images: give --data" in refused.err
+    assert "--importance sensitivity cannot be without images: give --data" in refused.err
 
 
 def test_weights_that_two_layers_share(source: Path, tmp_path: Path, igcsearch: Run) -> None:
