@@ -27,8 +27,8 @@ class Kept:
     """
 
     def __init__(self, folder: Path, name: str, identity: Any) -> None:
-        self._key = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
-        self.path = folder / f"{name}-{self._key}.safetensors"
+        key = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+        self.path = folder / f"{name}-{key}.safetensors"
 
     def read(self) -> tuple[dict[str, Tensor], Any] | None:
         """The tensors and the JSON data that were written; None where there are none, or none that can be read."""

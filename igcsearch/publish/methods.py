@@ -206,7 +206,6 @@ def sparsification(asked: Compression) -> Outcome:
                 f"{plural(asked.epochs, 'epoch')} in all: none has the penalty, the network is cut as it is; raise --epochs"
             )
     check_penalty(epochs, asked.epochs)
-
     recipe = None if asked.images is None else asked.tuning.recipe(asked.images, epochs).to_dict()
     how = [*asked.identity(criterion), asdict(asked.penalty), epochs, recipe, asked.tuning.taught]
 
